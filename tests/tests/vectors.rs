@@ -70,6 +70,8 @@ fn header(vector: &Value) -> Header {
         more: header["more"].as_bool().expect("true or false"),
         receipt: flag("receipt"),
         request: flag("request"),
+        interest: flag("interest"),
+        answerable: flag("answerable"),
         wait: wait as u16,
         subscription: number("subscription") as u32,
         correlation: number("correlation"),

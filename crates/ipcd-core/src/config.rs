@@ -8,6 +8,7 @@ use crate::acl::Acl;
 use crate::model::principal::AddressPrefixes;
 use ipcd_proto::auth::{Nonce, Token};
 use ipcd_proto::control::Origin;
+use ipcd_proto::nats::Nkey;
 use ipcd_proto::{Filter, limits};
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +72,8 @@ pub struct TokenSet {
     pub own: Option<Token>,
     /// The other tokens, by name.
     pub named: HashMap<String, Token>,
+    /// Public keys of peers that prove the private ones, by the name that rules have for them.
+    pub keys: HashMap<String, Nkey>,
 }
 
 impl TokenSet {
@@ -80,6 +83,17 @@ impl TokenSet {
             None => self.own.as_ref(),
             Some(name) => self.named.get(name),
         }
+    }
+
+    /// Returns the name of a public key.
+    pub fn name_of(&self, key: &Nkey) -> Option<&str> {
+        self.keys.iter().find(|(_, known)| *known == key).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether the secret or the key of this name is the same in the other set.
+    pub(crate) fn is_unchanged(&self, other: &Self, name: Option<&str>) -> bool {
+        let key = |set: &Self| name.and_then(|name| set.keys.get(name).copied());
+        self.find(name) == other.find(name) && key(self) == key(other)
     }
 }
 

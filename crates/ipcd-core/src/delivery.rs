@@ -124,13 +124,18 @@ impl Delivery {
             self.note_matched(member, batch);
             return self.drop_copies(now, member, batch, DropReason::Newest);
         }
-        match self.sessions.peers.table[member.peer].largest {
-            None => self.deliver_fitting(now, from, member, batch),
-            Some(largest) => self.deliver_each(now, from, member, batch, largest as usize),
+        let peer = &self.sessions.peers.table[member.peer];
+        match peer.largest {
+            None if !peer.has_ends => self.deliver_fitting(now, from, member, batch),
+            largest => {
+                let largest = largest.map_or(usize::MAX, |bytes| bytes as usize);
+                self.deliver_each(now, from, member, batch, largest);
+            }
         }
     }
 
-    /// Delivers messages one by one to a peer with a limit of size, because some may be too large.
+    /// Delivers messages one by one to a peer with a limit of size or number, because some may be too
+    /// large or too many.
     fn deliver_each(
         &mut self,
         now: Instant,
@@ -144,13 +149,30 @@ impl Delivery {
             let (bytes, behind) = rest.split_at(length);
             let one = MessageBatch { bytes, count: 1, shared: None, ..*batch };
             match frame.payload.len() <= largest {
-                true => self.deliver_fitting(now, from, member, &one),
+                true if self.ends_before(now, member) => return,
+                true => {
+                    self.deliver_fitting(now, from, member, &one);
+                    self.ends_before(now, member);
+                }
                 false => {
                     self.note_matched(member, &one);
                     self.drop_copies(now, member, &one, DropReason::TooLarge);
                 }
             }
             rest = behind;
+        }
+    }
+
+    /// Ends a subscription that has had its messages, and returns whether it has ended.
+    fn ends_before(&mut self, now: Instant, member: &LocalSubscriber) -> bool {
+        let peer = &self.sessions.peers.table[member.peer];
+        match peer.find(member.subscription) {
+            Ok(at) if peer.subscriptions[at].is_over() => {
+                self.sessions.end_subscription(now, member.peer, at);
+                true
+            }
+            Ok(_) => false,
+            Err(_) => true,
         }
     }
 

@@ -34,6 +34,7 @@ pub use crate::model::interest::{GroupPart, Interest};
 pub use crate::model::principal::QuotaUsage;
 pub use crate::model::principal::{AddressPrefixes, Principal};
 pub use crate::output::{CloseReason, Output, ReceiveProgress};
+pub use crate::peers::rights::DeniedUse;
 pub use crate::router::Router;
 pub use crate::routing::index::members::IndexMember;
 pub use crate::routing::index::{

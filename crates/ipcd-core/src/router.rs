@@ -6,13 +6,13 @@ pub(crate) mod report;
 mod upkeep;
 
 use crate::cluster::Cluster;
-use crate::config::{Config, PeerInfo, RawPeer};
+use crate::config::{Config, DaemonInfo, PeerInfo, RawPeer};
 use crate::delivery::Delivery;
 use crate::directory::state::DirectoryState;
 use crate::model::ids::{PeerKey, id_of};
 use crate::model::principal::{AddressPrefixes, Principal};
 use crate::model::waiting::WaitState;
-use crate::output::Output;
+use crate::output::{CloseReason, Output};
 use crate::peers::Peers;
 use crate::peers::pacing::Pacing;
 use crate::peers::peer::{Peer, PeerCounts, PeerDeadlines, SessionState};
@@ -23,6 +23,7 @@ use ipcd_proto::control::DropReason;
 use ipcd_proto::control::Origin;
 use ipcd_proto::control::RefusalCode;
 use ipcd_proto::limits;
+use ipcd_proto::nats::Nkey;
 use std::time::Instant;
 
 /// The router of one worker.
@@ -104,6 +105,7 @@ impl Router {
             fans_out: false,
             questions: 0,
             is_leaving: false,
+            has_ends: false,
             subscriptions: Vec::new(),
             wants_origins: false,
             requests: None,
@@ -241,6 +243,45 @@ impl Router {
         self.delivery.sessions.index.touch();
         self.sessions_mut().stop_blocking(key);
         self.delivery.sessions.peers.table[key].rights.as_deref() != before.as_deref()
+    }
+
+    /// Notes that the peer has shown this secret, and returns whether it is the token of this name,
+    /// or the daemon's own. The peer need not prove it any more.
+    #[must_use]
+    pub fn take_secret(&mut self, key: PeerKey, name: Option<&str>, secret: &[u8]) -> bool {
+        let token = self.peers().config.tokens.find(name);
+        let is_right = token.is_some_and(|token| token.is_shown(secret));
+        if is_right {
+            self.sessions_mut().note_proven(key, name.unwrap_or_default());
+        }
+        is_right
+    }
+
+    /// Notes that the peer has proved the private key to this public one, and returns whether that
+    /// key is known here. The peer need not prove a token any more.
+    #[must_use]
+    pub fn take_key(&mut self, key: PeerKey, public: &Nkey) -> bool {
+        let name = self.peers().config.tokens.name_of(public).map(str::to_owned);
+        if let Some(name) = &name {
+            self.sessions_mut().note_proven(key, name);
+        }
+        name.is_some()
+    }
+
+    /// Whether there is any secret or key that a peer can prove by name.
+    pub fn has_credentials(&self) -> bool {
+        let tokens = &self.peers().config.tokens;
+        !tokens.named.is_empty() || !tokens.keys.is_empty()
+    }
+
+    /// Returns the identity of this daemon for people: its process.
+    pub fn daemon(&self) -> &DaemonInfo {
+        &self.peers().config.daemon
+    }
+
+    /// Ends the session of a peer that has broken the rules of its own protocol.
+    pub fn end_session(&mut self, now: Instant, key: PeerKey, why: &str) {
+        self.sessions_mut().close(now, key, CloseReason::new(why));
     }
 
     /// Ends the sessions of a listener's peers that were identified by a certificate, or may still

@@ -35,6 +35,14 @@ impl Token {
         (secret.len() >= Self::SHORTEST).then(|| Self(secret.into()))
     }
 
+    /// Whether a peer that does not speak our protocol has shown this very token. Takes as long for
+    /// any other token of the same length.
+    pub fn is_shown(&self, shown: &[u8]) -> bool {
+        const NONE: Nonce = [0; PROOF_BYTES];
+        let proof = Self::from_text(shown).map(|shown| shown.peer_proof(&NONE, &NONE));
+        proof.is_some_and(|proof| self.verify_peer(&proof, &NONE, &NONE))
+    }
+
     /// The proof that a peer sends in AUTH.
     pub fn peer_proof(&self, peer: &Nonce, daemon: &Nonce) -> Proof {
         self.mac(b"ipcd peer\0", peer, daemon).finalize().into_bytes().into()
@@ -76,6 +84,8 @@ mod tests {
     fn a_proof_holds_for_its_token_nonces_and_direction_only() {
         let token = Token::from_text(b" 0123456789abcdef\n").unwrap();
         let other = Token::from_text(b"0123456789abcdeX").unwrap();
+        assert!(token.is_shown(b"0123456789abcdef") && !other.is_shown(b"0123456789abcdef"));
+        assert!(!token.is_shown(b"0123456789abcde") && !token.is_shown(b""));
         let (peer, daemon) = ([1; 32], [2; 32]);
         let proof = token.peer_proof(&peer, &daemon);
         assert!(token.verify_peer(&proof, &peer, &daemon));

@@ -18,11 +18,18 @@ pub enum Codec {
     Nul,
     /// Each read, datagram or record is a message.
     Raw,
+    /// The client protocol of NATS ([`crate::nats`]), which this module does not divide.
+    Nats,
 }
 
 impl Codec {
     /// All codecs.
-    pub const ALL: [Self; 4] = [Self::Frame, Self::Line, Self::Nul, Self::Raw];
+    pub const ALL: [Self; 5] = [Self::Frame, Self::Line, Self::Nul, Self::Raw, Self::Nats];
+
+    /// Whether it divides the bytes of raw peers into messages: the others are protocols.
+    pub fn is_for_raw_peers(self) -> bool {
+        !matches!(self, Self::Frame | Self::Nats)
+    }
 
     /// Whether a receiver gets this payload as one message: it must not contain the end byte.
     pub fn can_carry(self, payload: &[u8]) -> bool {
@@ -45,7 +52,7 @@ impl Codec {
         match self {
             Self::Line => Some(b'\n'),
             Self::Nul => Some(0),
-            Self::Raw | Self::Frame => None,
+            Self::Raw | Self::Frame | Self::Nats => None,
         }
     }
 }
@@ -69,6 +76,7 @@ impl fmt::Display for Codec {
             Self::Line => "line",
             Self::Nul => "nul",
             Self::Raw => "raw",
+            Self::Nats => "nats",
         })
     }
 }
@@ -206,7 +214,10 @@ mod tests {
             assert_eq!(codec.to_string().parse(), Ok(codec));
         }
         let error = "morse".parse::<Codec>().unwrap_err();
-        assert!(error.contains("morse") && error.contains("frame, line, nul, raw"), "{error}");
+        assert!(
+            error.contains("morse") && error.contains("frame, line, nul, raw, nats"),
+            "{error}"
+        );
     }
 
     #[test]

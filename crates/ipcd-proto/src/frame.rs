@@ -3,7 +3,8 @@
 //! ```text
 //!  0  u32  length of the frame, this field included
 //!  4  u8   kind
-//!  5  u8   flags: 1 = more of the same answer follows, 2 = RECEIPT requested, 4 = a request
+//!  5  u8   flags: 1 = more of the same answer follows, 2 = RECEIPT requested, 4 = a request,
+//!          8 = an ERROR is wanted if nobody subscribes, 16 = the reply subject may be published to
 //!  6  u8   length of the subject
 //!  7  u8   length of the reply subject
 //!  8  u16  length of the headers
@@ -25,6 +26,8 @@ const SENDER: usize = 24;
 const FLAG_MORE: u8 = 1;
 const FLAG_RECEIPT: u8 = 2;
 const FLAG_REQUEST: u8 = 4;
+const FLAG_INTEREST: u8 = 8;
+const FLAG_ANSWERABLE: u8 = 16;
 
 /// The kind of a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -103,6 +106,11 @@ pub struct Header {
     pub receipt: bool,
     /// Whether the message is a request: its publisher waits for a reply.
     pub request: bool,
+    /// Whether the publisher wants an ERROR if no subscription matches.
+    pub interest: bool,
+    /// Whether a receiver may publish its reply to the reply subject of a message that is no
+    /// request: the sender gains nothing by it. Filled in by the daemon.
+    pub answerable: bool,
     /// The seconds for which the publisher waits.
     pub wait: u16,
     /// The receiver's subscription that a message matched.
@@ -116,8 +124,18 @@ pub struct Header {
 impl Header {
     /// A header with only kind and correlation set.
     pub fn new(kind: FrameKind, correlation: u64) -> Self {
-        let (more, receipt, request) = (false, false, false);
-        Self { kind, more, receipt, request, wait: 0, subscription: 0, correlation, sender: 0 }
+        Self {
+            kind,
+            more: false,
+            receipt: false,
+            request: false,
+            interest: false,
+            answerable: false,
+            wait: 0,
+            subscription: 0,
+            correlation,
+            sender: 0,
+        }
     }
 
     /// Whether the daemon has to track the delivery of the message.
@@ -130,6 +148,8 @@ impl Header {
         flag(self.more, FLAG_MORE)
             | flag(self.receipt, FLAG_RECEIPT)
             | flag(self.request, FLAG_REQUEST)
+            | flag(self.interest, FLAG_INTEREST)
+            | flag(self.answerable, FLAG_ANSWERABLE)
     }
 }
 
@@ -217,6 +237,8 @@ pub fn decode(bytes: &[u8], largest: usize) -> Result<DecodedFrame<'_>, FrameErr
         more: head[FLAGS] & FLAG_MORE != 0,
         receipt: head[FLAGS] & FLAG_RECEIPT != 0,
         request: head[FLAGS] & FLAG_REQUEST != 0,
+        interest: head[FLAGS] & FLAG_INTEREST != 0,
+        answerable: head[FLAGS] & FLAG_ANSWERABLE != 0,
         wait: u16::from_le_bytes([head[10], head[11]]),
         subscription: u32::from_le_bytes(field(head, SUBSCRIPTION)),
         correlation: u64::from_le_bytes(field(head, 16)),
@@ -279,6 +301,16 @@ impl Frame<'_> {
         frame[SENDER..HEADER_BYTES].copy_from_slice(&sender.to_le_bytes());
     }
 
+    /// Writes whether the reply subject may be published to into the encoded frame at the start of
+    /// the bytes.
+    ///
+    /// # Panics
+    /// If the bytes are shorter than a header.
+    pub fn stamp_answerable(frame: &mut [u8], is_answerable: bool) {
+        let others = frame[FLAGS] & !FLAG_ANSWERABLE;
+        frame[FLAGS] = others | if is_answerable { FLAG_ANSWERABLE } else { 0 };
+    }
+
     /// Writes the number of a subscription into the encoded frame at the start of the bytes.
     ///
     /// # Panics
@@ -303,6 +335,8 @@ mod tests {
             more: true,
             receipt: false,
             request: true,
+            interest: true,
+            answerable: false,
             wait: 600,
             subscription: 7,
             correlation: 1 << 40,
@@ -364,8 +398,13 @@ mod tests {
         let mut bytes = sample();
         Frame::stamp_sender(&mut bytes, 5);
         Frame::stamp_subscription(&mut bytes, 6);
+        Frame::stamp_answerable(&mut bytes, true);
         let Ok(DecodedFrame::Frame(frame, _)) = decode(&bytes, LARGEST) else { panic!("no frame") };
         assert_eq!((frame.header.sender, frame.header.subscription), (5, 6));
+        assert!(frame.header.answerable && frame.header.interest && frame.header.more);
+        Frame::stamp_answerable(&mut bytes, false);
+        let Ok(DecodedFrame::Frame(frame, _)) = decode(&bytes, LARGEST) else { panic!("no frame") };
+        assert!(!frame.header.answerable && frame.header.interest);
         assert_eq!(frame.payload, b"payload");
     }
 

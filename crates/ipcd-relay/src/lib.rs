@@ -119,7 +119,7 @@ impl Relay {
     }
 
     fn check(&self) -> Result<()> {
-        if self.codec == Some(Codec::Frame) {
+        if self.codec.is_some_and(|codec| !codec.is_for_raw_peers()) {
             return Err(Error::Usage(NO_FRAMES.to_owned()));
         }
         match [&self.from, &self.to].iter().find(|side| self.is_raw && side.has_codec()) {

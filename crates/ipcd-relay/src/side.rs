@@ -95,7 +95,7 @@ fn parse_subject(text: &str) -> Result<RelaySide> {
 fn parse_endpoint(mut endpoint: Endpoint, purpose: EndpointPurpose) -> Result<SideEndpoint> {
     let codec = endpoint.take_option("codec").map(|text| text.parse::<Codec>());
     let codec = codec.transpose().map_err(Error::Usage)?;
-    if codec == Some(Codec::Frame) {
+    if codec.is_some_and(|codec| !codec.is_for_raw_peers()) {
         return Err(endpoint.error(NO_FRAMES).into());
     }
     let transport = ipcd_transports::of(&endpoint, purpose)?;

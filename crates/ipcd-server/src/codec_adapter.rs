@@ -10,6 +10,7 @@ use ipcd_proto::{
 use ipcd_transport::RawChannel;
 
 use crate::listen::{FIRST_WORD, RawProfile};
+use crate::staged_bytes::StagedBytes;
 
 /// Bytes that are translated before they are written.
 const STAGED: usize = 64 * 1024;
@@ -30,11 +31,7 @@ pub(crate) struct CodecAdapter {
     largest_sent: Option<usize>,
     /// The number of the last message.
     last: u64,
-    /// Bytes for the peer, and how many of them are written.
-    staged: Vec<u8>,
-    written: usize,
-    /// Bytes of the frames that they are made of.
-    staged_frames: usize,
+    staged: StagedBytes,
     /// Bytes that may still go to an address that has proved nothing.
     allowance: Option<u64>,
     /// The beginning of the peer's stream, while it may be a browser's.
@@ -63,9 +60,7 @@ impl CodecAdapter {
             has_end,
             largest_sent,
             last: 0,
-            staged: Vec::new(),
-            written: 0,
-            staged_frames: 0,
+            staged: StagedBytes::default(),
             allowance: None,
             beginning: None,
             is_browser: false,
@@ -85,6 +80,10 @@ impl CodecAdapter {
 
     /// The peer says and hears something else from now on.
     pub(crate) fn set_profile(&mut self, mut raw_profile: RawProfile) {
+        // A raw peer does not become a NATS client.
+        if raw_profile.nats.is_some() {
+            return;
+        }
         if self.is_write_only {
             raw_profile.reply = Default::default();
         }
@@ -179,25 +178,15 @@ impl CodecAdapter {
     }
 
     /// Bytes to be written.
-    pub(crate) fn unwritten(&self) -> &[u8] {
-        &self.staged[self.written..]
-    }
-
-    /// Says that the first of them were written; returns the bytes of the frames that are done with.
-    pub(crate) fn wrote(&mut self, count: usize) -> usize {
-        self.written += count;
-        if self.written < self.staged.len() {
-            return 0;
-        }
-        (self.staged, self.written) = (Vec::new(), 0);
-        std::mem::take(&mut self.staged_frames)
+    pub(crate) fn staged(&mut self) -> &mut StagedBytes {
+        &mut self.staged
     }
 
     /// Drops the bytes to be written, because the peer has no reader. Returns the bytes of those of
     /// these frames that were written whole before.
     pub(crate) fn discard(&mut self, frames: &[u8]) -> usize {
         let (mut used, mut end, mut message) = (0, 0, Vec::new());
-        while used < self.staged_frames
+        while used < self.staged.frames()
             && let Ok(DecodedFrame::Frame(frame, length)) = decode(&frames[used..], usize::MAX)
         {
             if frame.header.kind == FrameKind::Message {
@@ -205,29 +194,29 @@ impl CodecAdapter {
                 self.raw_profile.codec.encode(frame.payload, &mut message);
                 end += message.len();
             }
-            if end > self.written {
+            if end > self.staged.written() {
                 break;
             }
             used += length;
         }
-        (self.staged, self.written, self.staged_frames) = (Vec::new(), 0, 0);
+        self.staged = StagedBytes::default();
         used
     }
 
     /// Translates frames for the peer, as many as are to be written next; returns their bytes.
     pub(crate) fn stage_frames(&mut self, frames: &[u8]) -> usize {
         let mut used = 0;
-        while self.staged.len() < STAGED
+        while self.staged.bytes.len() < STAGED
             && let Ok(DecodedFrame::Frame(frame, length)) = decode(&frames[used..], usize::MAX)
         {
             used += length;
-            let before = self.staged.len();
+            let before = self.staged.bytes.len();
             self.translate(&frame);
-            if self.keeps_records && self.staged.len() > before {
+            if self.keeps_records && self.staged.bytes.len() > before {
                 break;
             }
         }
-        self.staged_frames = used;
+        self.staged.note_frames(used);
         used
     }
 
@@ -239,7 +228,7 @@ impl CodecAdapter {
                     Some(allowance) if *allowance < bytes => self.withheld += 1,
                     allowance => {
                         *allowance = allowance.map(|left| left - bytes);
-                        self.raw_profile.codec.encode(frame.payload, &mut self.staged);
+                        self.raw_profile.codec.encode(frame.payload, &mut self.staged.bytes);
                     }
                 }
             }
@@ -318,8 +307,14 @@ mod tests {
             Box::new(StreamChannel::socket(near.into(), PeerIdentity::default()).unwrap());
         let channel = RawChannel { keeps_records, ..RawChannel::stream(channel) };
         let subject = Some(subject.into());
-        let raw_profile =
-            RawProfile { codec, subject, reply: Vec::new(), echo: false, chosen: false };
+        let raw_profile = RawProfile {
+            codec,
+            subject,
+            reply: Vec::new(),
+            echo: false,
+            chosen: false,
+            nats: None,
+        };
         CodecAdapter::new(raw_profile, &channel, 100)
     }
 
@@ -364,10 +359,10 @@ mod tests {
         for (written, whole) in [(0, 0), (3, 0), (4, lengths[0]), (5, lengths[1]), (10, lengths[1])]
         {
             assert_eq!(adapter.stage_frames(&frames), frames.len());
-            assert_eq!(adapter.unwritten(), b"one\n\nthree\n");
-            assert_eq!(adapter.wrote(written), 0);
+            assert_eq!(adapter.staged.unwritten(), b"one\n\nthree\n");
+            assert_eq!(adapter.staged.wrote(written, &mut Vec::new()), 0);
             assert_eq!(adapter.discard(&frames), whole, "{written} bytes");
-            assert!(adapter.unwritten().is_empty());
+            assert!(adapter.staged.unwritten().is_empty());
         }
     }
 
@@ -381,12 +376,12 @@ mod tests {
         let (reply, headers) = (&[][..], &[][..]);
         FrameWriter(&mut message).write(&Frame { header, subject, reply, headers, payload });
         assert_eq!(adapter.stage_frames(&message), message.len());
-        assert_eq!(adapter.unwritten(), b"");
+        assert_eq!(adapter.staged.unwritten(), b"");
         frames(&mut adapter, &[b'y'; 10]);
         assert_eq!(adapter.stage_frames(&message), message.len());
-        assert_eq!(adapter.unwritten(), payload);
-        adapter.wrote(payload.len());
+        assert_eq!(adapter.staged.unwritten(), payload);
+        adapter.staged.wrote(payload.len(), &mut Vec::new());
         adapter.stage_frames(&message);
-        assert_eq!((adapter.unwritten(), adapter.lost_messages()), (&b""[..], (0, 2)));
+        assert_eq!((adapter.staged.unwritten(), adapter.lost_messages()), (&b""[..], (0, 2)));
     }
 }

@@ -57,6 +57,11 @@ impl TryFrom<ConnectText> for ConnectConfig {
         let ConnectText { name, codec, subject, reply, echo, retry, .. } = written;
         let (codec, raw_profile) =
             ProfileText { codec, subject, reply, echo }.resolve_with(&mut endpoint, true)?;
+        if codec == Codec::Nats {
+            let why =
+                "codec=nats is for listeners: a connection to a NATS server is not in this version";
+            return Err(format!("{endpoint}: {why}"));
+        }
         if codec == Codec::Frame {
             let why = "links between daemons are not in this version: codec= says how a server \
                        speaks that knows nothing of ipcd (line, nul or raw)";

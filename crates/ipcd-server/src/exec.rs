@@ -71,8 +71,14 @@ impl TryFrom<ExecText> for ExecConfig {
         if command.iter().any(|word| word.contains('\0')) {
             return Err("command: a word contains NUL".into());
         }
-        let raw_profile =
-            RawProfile { codec, subject: publish, reply: subscribe, echo: false, chosen: true };
+        let raw_profile = RawProfile {
+            codec,
+            subject: publish,
+            reply: subscribe,
+            echo: false,
+            chosen: true,
+            nats: None,
+        };
         check(&raw_profile).map_err(|why| format!("{}: {why}", command[0]))?;
         Ok(Self { name, command, raw_profile, restart })
     }
@@ -100,7 +106,7 @@ impl ExecConfig {
 
 fn check(raw_profile: &RawProfile) -> Result<(), String> {
     let filters = &raw_profile.reply;
-    if raw_profile.codec == Codec::Frame {
+    if !raw_profile.codec.is_for_raw_peers() {
         return Err("codec is line, nul or raw for a program's input and output".into());
     }
     if raw_profile.subject.is_none() && filters.is_empty() {

@@ -5,6 +5,7 @@
 
 mod access;
 mod activation;
+mod adapter;
 mod admission;
 mod alarm;
 mod authority;
@@ -25,11 +26,13 @@ mod lacking;
 mod link;
 mod listen;
 mod log;
+mod nats;
 mod pid_file;
 mod privileges;
 mod refusal;
 mod runtime;
 mod sandbox;
+mod staged_bytes;
 mod supervisor;
 
 mod values;
@@ -48,6 +51,7 @@ pub use exec::{ExecConfig, RestartPolicy};
 pub use ipcd_transports::TOKEN_FILE;
 pub use listen::{ListenConfig, RawProfile};
 pub use log::{LogOutlet, LogQuotas, init as init_log};
+pub use nats::{AuthMode, NatsProfile, SlowClients};
 pub use runtime::locate as runtime_dir;
 pub use supervisor::{ConfigLoader, StartOptions, run};
 pub use values::{ByteCount, RetryPauses, TimeSpan};

@@ -10,6 +10,8 @@ use ipcd_transports::allowlist;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::nats::{AuthMode, NatsProfile, NatsProfileText, SlowClients};
+
 /// A listener.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "ListenText", into = "ListenText")]
@@ -39,12 +41,26 @@ pub struct RawProfile {
     pub echo: bool,
     /// Whether the daemon has chosen them: then they have not forged their address.
     pub chosen: bool,
+    /// The options for NATS clients, which have their own subjects.
+    pub nats: Option<NatsProfile>,
 }
 
 impl RawProfile {
     /// Which way their bytes go.
     pub(crate) fn raw_directions(&self) -> RawDirections {
-        RawDirections { inward: self.subject.is_some(), outward: !self.reply.is_empty() }
+        let both = self.nats.is_some();
+        RawDirections {
+            inward: both || self.subject.is_some(),
+            outward: both || !self.reply.is_empty(),
+        }
+    }
+
+    /// Whether a peer that comes from this transport has to prove something before it is served.
+    pub(crate) fn must_prove(profile: Option<&Self>, transport: &dyn Transport) -> bool {
+        match profile {
+            None => !transport.capabilities().identity.is_vouched(),
+            Some(profile) => profile.nats.as_ref().is_some_and(NatsProfile::requires_proof),
+        }
     }
 
     /// Whether there is anything in it beside the codec.
@@ -88,6 +104,12 @@ struct ListenText {
     allow: Vec<IpNet>,
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth: Option<AuthMode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slow: Option<SlowClients>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handshake_first: Option<bool>,
     #[serde(skip_serializing)]
     mode: Option<String>,
     #[serde(skip_serializing)]
@@ -109,13 +131,21 @@ impl TryFrom<ListenText> for ListenConfig {
             }
         }
         let ListenText { codec, subject, reply, echo, .. } = written;
-        let (codec, raw_profile) =
+        let (codec, mut raw_profile) =
             ProfileText { codec, subject, reply, echo }.resolve_with(&mut endpoint, false)?;
+        let ListenText { auth, slow, handshake_first, .. } = written;
+        let nats = NatsProfileText { auth, slow, handshake_first }.take_from(&mut endpoint)?;
         let mut take = |key: &str| endpoint.take_option(key);
         let insecure = flag(take("insecure"), "insecure")?.or(written.insecure).unwrap_or(false);
         let mut allow = written.allow;
         if let Some(list) = take("allow") {
             allow.extend(allowlist::networks(&list)?);
+        }
+        if codec == Codec::Nats {
+            raw_profile.nats = Some(nats.resolve(insecure));
+        } else if nats.says_something() {
+            let why = "auth=, slow= and handshake_first= are for NATS clients: add codec=nats";
+            return Err(format!("{endpoint}: {why}"));
         }
         if codec == Codec::Frame && raw_profile.says_something() {
             let why = "subject=, reply= and echo= are for raw peers: add codec=line, nul or raw";
@@ -132,11 +162,27 @@ impl From<ListenConfig> for ListenText {
     fn from(listen: ListenConfig) -> Self {
         let codec = Some(listen.codec());
         let ListenConfig { name, endpoint, raw_profile, allow, insecure } = listen;
+        let nats = raw_profile.as_ref().and_then(|raw_profile| raw_profile.nats.clone());
         let ProfileText { subject, reply, echo, .. } =
             raw_profile.map(ProfileText::from).unwrap_or_default();
+        let NatsProfileText { auth, slow, handshake_first } =
+            nats.map(NatsProfileText::from).unwrap_or_default();
         let insecure = insecure.then_some(true);
         let endpoint = endpoint.to_string();
-        Self { name, endpoint, codec, subject, reply, echo, allow, insecure, ..Self::default() }
+        Self {
+            name,
+            endpoint,
+            codec,
+            subject,
+            reply,
+            echo,
+            allow,
+            insecure,
+            auth,
+            slow,
+            handshake_first,
+            ..Self::default()
+        }
     }
 }
 
@@ -162,7 +208,7 @@ impl ProfileText {
         let subject = take("subject").or(self.subject);
         let reply = take("reply").or(self.reply).into_iter().collect();
         let echo = flag(take("echo"), "echo")?.or(self.echo).unwrap_or(false);
-        Ok((codec, RawProfile { codec, subject, reply, echo, chosen }))
+        Ok((codec, RawProfile { codec, subject, reply, echo, chosen, nats: None }))
     }
 }
 
@@ -220,8 +266,24 @@ impl ListenConfig {
         PathRights::of(&self.endpoint, PathRights::PRIVATE).map_err(said)?;
         let (at, allow) = (&self.endpoint, self.allow.as_slice());
         match &self.raw_profile {
+            Some(RawProfile { nats: Some(nats), .. }) => self.check_nats(nats, transport),
             Some(raw_profile) => self.check_profile(raw_profile, transport),
             None => allowlist::check_frames(at, transport, allow, self.insecure).map_err(said),
+        }
+    }
+
+    fn check_nats(&self, nats: &NatsProfile, transport: &dyn Transport) -> Result<(), String> {
+        let (at, said) = (&self.endpoint, |error: Error| error.to_string());
+        if self.raw_profile.as_ref().is_some_and(RawProfile::says_something) {
+            let why = "subject=, reply= and echo= have no effect: NATS clients say that themselves";
+            return Err(format!("{at}: {why}"));
+        }
+        nats.check(at, transport)?;
+        let directions = RawDirections { inward: true, outward: true };
+        transport.raw_at(at).and_then(|raw| raw.check_raw(at, directions)).map_err(said)?;
+        match nats.requires_proof() && !self.insecure {
+            true => allowlist::check_frames(at, transport, &self.allow, false).map_err(said),
+            false => allowlist::check(at, transport, &self.allow, self.insecure).map_err(said),
         }
     }
 
@@ -255,7 +317,7 @@ pub(crate) fn word_or<T: FromStr<Err = String>>(
     option.map_or(Ok(beside), |text| text.parse().map(Some))
 }
 
-fn flag(text: Option<String>, key: &str) -> Result<Option<bool>, String> {
+pub(crate) fn flag(text: Option<String>, key: &str) -> Result<Option<bool>, String> {
     let parse = |text: String| text.parse().map_err(|_| format!("{key} is true or false"));
     text.map(parse).transpose()
 }
@@ -273,8 +335,14 @@ mod tests {
         let chat = listen("tcp://127.0.0.1:0?codec=raw&subject=chat&reply=chat").unwrap();
         assert_eq!(chat.endpoint.to_string(), "tcp://127.0.0.1:0");
         let (subject, reply) = (Some("chat".into()), vec!["chat".into()]);
-        let raw_profile =
-            RawProfile { codec: Codec::Raw, subject, reply, echo: false, chosen: false };
+        let raw_profile = RawProfile {
+            codec: Codec::Raw,
+            subject,
+            reply,
+            echo: false,
+            chosen: false,
+            nats: None,
+        };
         assert_eq!(chat.raw_profile, Some(raw_profile));
         assert_eq!(listen("tcp://127.0.0.1:0?codec=frame").unwrap().raw_profile, None);
         let first = listen("unix:///x?codec=line&subject=$1&echo=true&mode=0660").unwrap();

@@ -6,6 +6,7 @@
 mod connection;
 mod connection_table;
 mod init;
+mod nats_peers;
 mod other_workers;
 mod peer_io;
 mod peer_sessions;
@@ -27,6 +28,7 @@ use self::connection::EventToken;
 use self::connection_table::ConnectionTable;
 use self::init::{ConfinedWorker, confine};
 pub(crate) use self::init::{CrashMarker, NewPeer, WorkerInit};
+pub(crate) use self::nats_peers::NatsFacts;
 use self::other_workers::{ForwardOutcome, OtherWorkers};
 use self::read_buffers::ReadBuffers;
 use self::supervisor_link::SupervisorLink;
@@ -81,6 +83,9 @@ struct Worker {
     router: Router,
     connections: ConnectionTable,
     buffers: ReadBuffers,
+    /// Memory for frames that adapters make, and for bytes that they stage.
+    frames: Vec<u8>,
+    spare: Vec<u8>,
     ticks: TickQueue,
     /// Whether the worker ends with its peer.
     serves_one: bool,
@@ -120,6 +125,8 @@ impl Worker {
             router: Router::new(init.router_config, init.directory),
             connections: ConnectionTable::default(),
             buffers: ReadBuffers::new(),
+            frames: Vec::new(),
+            spare: Vec::new(),
             ticks: TickQueue::default(),
             serves_one: init.only.is_some(),
             last_descriptor,

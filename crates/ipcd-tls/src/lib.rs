@@ -17,9 +17,13 @@ mod progress;
 mod settings;
 mod verify;
 
+use std::os::fd::AsRawFd as _;
 use std::time::Instant;
 
-use ipcd_transport::{ChannelParts, Endpoint, EndpointPurpose, PeerIdentity, Result, connect_inet};
+use ipcd_transport::{
+    ChannelParts, Endpoint, EndpointPurpose, Error, PeerIdentity, Result, connect_inet,
+};
+use nix::sys::socket::{self, MsgFlags};
 
 pub use crate::channel::TlsChannel;
 pub use crate::listener::{ProtocolNames, TlsListener};
@@ -52,6 +56,22 @@ pub fn check(endpoint: &Endpoint, purpose: EndpointPurpose) -> Result<()> {
 /// If not; the error names the file.
 pub fn check_listen(at: &Endpoint) -> Result<()> {
     TlsSettings::to_listen(at, None)?.config().map(drop)
+}
+
+/// Sends bytes in clear text to a peer that was just accepted, ahead of the handshake.
+///
+/// # Errors
+/// If the kernel does not take them at once.
+pub fn greet(parts: &ChannelParts, bytes: &[u8]) -> Result<()> {
+    let Some(socket) = parts.descriptors.first() else {
+        return Err(Error::Protocol("a TLS channel has a socket and settings".into()));
+    };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    match socket::send(socket.as_raw_fd(), bytes, flags) {
+        Ok(count) if count == bytes.len() => Ok(()),
+        Ok(_) => Err(Error::Protocol("the peer's socket has no room".into())),
+        Err(error) => Err(Error::system("greet the peer", error)),
+    }
 }
 
 /// Connects, and returns what [`TlsChannel::adopt`] makes a channel of. The handshake is still to come:

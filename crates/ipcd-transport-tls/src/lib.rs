@@ -78,6 +78,14 @@ impl Transport for Tls {
 }
 
 impl RawTransport for Tls {
+    fn takes_greeting(&self) -> bool {
+        true
+    }
+
+    fn greet(&self, parts: &ChannelParts, bytes: &[u8]) -> Result<()> {
+        ipcd_tls::greet(parts, bytes)
+    }
+
     fn listen_raw(&self, at: &Endpoint) -> Result<Box<dyn Listener>> {
         Ok(Box::new(TlsListener::open(at, NAMES, true)?))
     }

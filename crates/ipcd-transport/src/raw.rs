@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::{Channel, ChannelParts, Endpoint, Listener, Result, Transport};
+use crate::{Channel, ChannelParts, Endpoint, Error, Listener, Result, Transport};
 
 /// A transport that also moves the bytes of raw peers.
 pub trait RawTransport: Transport {
@@ -28,6 +28,18 @@ pub trait RawTransport: Transport {
         deadline: Instant,
         variables: &[EnvVariable],
     ) -> Result<ChannelParts>;
+
+    /// Whether bytes can go to a raw peer before the channel encrypts: some protocols begin in clear
+    /// text (as after STARTTLS).
+    fn takes_greeting(&self) -> bool {
+        false
+    }
+
+    /// Sends bytes in clear text to a raw peer that was just accepted. They are few, so that the
+    /// kernel takes them at once.
+    fn greet(&self, _parts: &ChannelParts, _bytes: &[u8]) -> Result<()> {
+        Err(Error::Protocol(format!("{} has no clear text before its channel", self.scheme())))
+    }
 
     /// Makes a channel to a raw peer of what a listener for raw peers, or
     /// [`RawTransport::connect_raw`], returned.

@@ -35,6 +35,7 @@ impl Delivery {
         let id = self.sessions.peers.table[key].origin.peer;
         Frame::stamp_sender(frame, id);
         Frame::stamp_subscription(frame, 0);
+        self.stamp_reply(Some(key), frame, &message);
         // Tracked before delivery, because the outcome may be known at once.
         let home = OutcomeTarget::Here(key, header.correlation);
         let ticket = header

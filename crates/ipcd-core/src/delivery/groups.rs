@@ -43,6 +43,11 @@ impl Delivery {
         waits
     }
 
+    /// Whether the group has a member that gets messages of this publisher.
+    pub(crate) fn has_member(&self, from: Option<PeerKey>, group_route: &GroupRoute) -> bool {
+        group_route.candidates().any(|candidate| self.may_get(from, candidate))
+    }
+
     /// Gives a message to one member.
     pub(crate) fn deliver_to_group(
         &mut self,
@@ -153,7 +158,9 @@ impl Delivery {
 
     fn can_take(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
-            GroupCandidate::Here(member) => self.wants(from, member) && !self.is_full(member),
+            GroupCandidate::Here(member) => {
+                self.wants(from, member) && !self.is_full(member) && !self.is_paced(member)
+            }
             GroupCandidate::There { slot, generation, is_blocked, .. } => {
                 let cluster = &self.sessions.peers.cluster;
                 !is_blocked && cluster.knows(*slot, *generation) && cluster.has_room(*slot)
@@ -175,7 +182,9 @@ impl Delivery {
     fn may_drop(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
             GroupCandidate::Here(member) => {
-                self.wants(from, member) && member.overflow != OverflowPolicy::Block
+                self.wants(from, member)
+                    && member.overflow != OverflowPolicy::Block
+                    && !self.is_paced(member)
             }
             GroupCandidate::There { .. } => false,
         }
@@ -187,6 +196,12 @@ impl Delivery {
             GroupCandidate::Here(member) => self.peers().is_at_hard_limit(member.peer),
             GroupCandidate::There { .. } => false,
         }
+    }
+
+    /// Whether publishers wait for a member that would be disconnected otherwise, although it reads.
+    fn is_paced(&self, member: &LocalSubscriber) -> bool {
+        member.overflow == OverflowPolicy::Disconnect
+            && self.sessions.peers.table[member.peer].pace.holds()
     }
 
     fn is_full(&self, member: &LocalSubscriber) -> bool {

@@ -11,14 +11,17 @@ use crate::model::ids::PeerKey;
 use crate::queue::message_batch::MAX_BATCH;
 use crate::requests::OutcomeTarget;
 use crate::routing::index::LocalSubscriber;
-use crate::routing::routes::RouteTargets;
+use crate::routing::routes::{FOUND_IN_STEP, RouteTargets};
 use crate::sessions::work::MessageSender;
 use ipcd_proto::DecodedFrame;
 use ipcd_proto::DirectAddress;
 use ipcd_proto::Frame;
 use ipcd_proto::FrameKind;
 use ipcd_proto::Header;
+use ipcd_proto::Subject;
+use ipcd_proto::control::Refusal;
 use ipcd_proto::control::RefusalCode;
+use ipcd_proto::control::encode;
 use ipcd_proto::decode;
 use ipcd_proto::limits::MAX_HEADERS;
 use std::rc::Rc;
@@ -68,6 +71,10 @@ impl Delivery {
         if header.is_tracked() && self.peers_mut().waits_for_outcomes(key) {
             return PublishProgress::WAITING;
         }
+        // The answer goes through the peer's own send queue.
+        if header.interest && self.peers_mut().waits_for_itself(key) {
+            return PublishProgress::WAITING;
+        }
         let targets = match to {
             Destination::Peer(address) if self.peers_mut().must_wait_for_way(key, address) => {
                 return PublishProgress::WAITING;
@@ -83,10 +90,15 @@ impl Delivery {
         if self.must_wait(key, &targets) {
             return PublishProgress::WAITING;
         }
+        if header.interest && !self.has_receiver(key, &targets) {
+            self.count_accepted(key, 1, length);
+            self.tell_no_receiver(now, key, &bytes[..length], message);
+            return PublishProgress::of(length);
+        }
         let from = MessageSender { key: Some(key), id: self.sessions.peers.table[key].origin.peer };
         if header.is_tracked() || !targets.groups.is_empty() {
             self.count_accepted(key, 1, length);
-            self.publish_one(now, key, &mut bytes[..length], header, &targets);
+            self.publish_one(now, key, &mut bytes[..length], message, &targets);
             return PublishProgress::of(length);
         }
         // In a message to another worker, this number stands for a group, so it must be 0.
@@ -96,7 +108,7 @@ impl Delivery {
         } else {
             FrameStamp::to_others(from.id)
         };
-        let (length, count) = self.stamp_batch(bytes, &message, largest, stamp);
+        let (length, count) = self.stamp_batch(bytes, &message, largest, stamp, Some(key));
         let batch = &mut bytes[..length];
         self.count_accepted(key, count, length);
         // Other workers first: delivery here stamps other numbers into the same bytes.
@@ -112,15 +124,17 @@ impl Delivery {
         now: Instant,
         key: PeerKey,
         frame: &mut [u8],
-        header: Header,
+        message: FrameParts,
         targets: &Rc<RouteTargets>,
     ) {
+        let header = message.header;
         let from = MessageSender { key: Some(key), id: self.sessions.peers.table[key].origin.peer };
         let home = OutcomeTarget::Here(key, header.correlation);
         let ticket = header
             .is_tracked()
             .then(|| self.sessions.requests.track(&mut self.sessions.peers, now, home, &header));
         Frame::stamp_sender(frame, from.id);
+        self.stamp_reply(Some(key), frame, &message);
         for group_route in &targets.groups {
             self.deliver_to_group(now, from, group_route, frame, ticket);
         }
@@ -143,10 +157,57 @@ impl Delivery {
         let Ok(targets) = self.route(message.subject(bytes)) else { return message.length };
         let id = message.header.sender;
         let stamp = FrameStamp { of_sender: true, ..FrameStamp::new(id, &targets.members) };
-        let (length, count) = self.stamp_batch(bytes, &message, usize::MAX, stamp);
+        let (length, count) = self.stamp_batch(bytes, &message, usize::MAX, stamp, None);
         let (from, batch) = (MessageSender { key: None, id }, &mut bytes[..length]);
         self.deliver_to_all(now, from, &targets, stamp.batch(batch, count));
         length
+    }
+
+    /// Whether any subscription, here or on another worker, gets a message of this publisher.
+    fn has_receiver(&self, publisher: PeerKey, targets: &RouteTargets) -> bool {
+        let from = Some(publisher);
+        !targets.remotes.is_empty()
+            || targets.members.iter().any(|member| self.peers().hears(from, member))
+            || targets.groups.iter().any(|group_route| self.has_member(from, group_route))
+    }
+
+    /// Tells a publisher that no subscription matches its message. The frame names its subjects, and
+    /// the publisher's own subscription for the reply, so that it need not remember them.
+    fn tell_no_receiver(&mut self, now: Instant, key: PeerKey, frame: &[u8], message: FrameParts) {
+        let (subject, reply) = (message.subject(frame), message.reply(frame));
+        let subscription = self.own_subscription_for(key, reply);
+        let header =
+            Header { subscription, ..Header::new(FrameKind::Error, message.header.correlation) };
+        let code = RefusalCode::NoResponder;
+        let body = encode(&Refusal { code, message: "no peer subscribes to this subject".into() });
+        let frame = Frame { header, subject, reply, headers: &[], payload: &body };
+        self.peers_mut().send_frame(now, key, &frame);
+    }
+
+    /// Returns the number of a subscription of the peer that matches; 0 for none.
+    fn own_subscription_for(&mut self, key: PeerKey, subject: &[u8]) -> u32 {
+        let Ok(subject) = Subject::parse(subject) else { return 0 };
+        let (members, looked_at) = self.sessions.index.find_counted(subject);
+        self.sessions.work.budget.spend(looked_at.div_ceil(FOUND_IN_STEP));
+        let own = members.iter().filter(|member| member.peer == key);
+        own.map(|member| member.subscription).min().unwrap_or(0)
+    }
+
+    /// Notes in a frame whether replies may be published to its reply subject. Other workers have
+    /// noted it for their peers.
+    pub(crate) fn stamp_reply(
+        &self,
+        publisher: Option<PeerKey>,
+        frame: &mut [u8],
+        message: &FrameParts,
+    ) {
+        let Some(key) = publisher else { return };
+        let is_answerable =
+            message.reply > 0 && self.peers().is_answerable(key, message.reply(frame));
+        // Most frames have neither, and are not written to.
+        if is_answerable || message.header.answerable {
+            Frame::stamp_answerable(frame, is_answerable);
+        }
     }
 
     fn count_accepted(&mut self, key: PeerKey, count: u64, bytes: usize) {
@@ -227,9 +288,11 @@ impl Delivery {
         first: &FrameParts,
         largest: usize,
         stamp: FrameStamp,
+        publisher: Option<PeerKey>,
     ) -> (usize, u64) {
         let (head, mut rest) = bytes.split_at_mut(first.length);
         stamp.apply(head);
+        self.stamp_reply(publisher, head, first);
         let subject = first.subject(head);
         let (mut length, mut count) = (first.length, 1);
         let largest_payload = self.peers().config.max_payload;
@@ -238,12 +301,15 @@ impl Delivery {
             && let Ok(DecodedFrame::Frame(frame, more)) = decode(rest, largest)
             && frame.header.kind == FrameKind::Message
             && !frame.header.is_tracked()
+            && !frame.header.interest
             && frame.subject == subject
             && (!stamp.of_sender || stamp.is_of(&frame.header))
             && frame.payload.len() <= largest_payload
             && frame.headers.len() <= MAX_HEADERS
         {
+            let parts = FrameParts::of(&frame);
             stamp.apply(rest);
+            self.stamp_reply(publisher, rest, &parts);
             rest = &mut rest[more..];
             length += more;
             count += 1;

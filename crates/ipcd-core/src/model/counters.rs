@@ -54,6 +54,10 @@ impl DropCounts {
         self.counts[reason as usize]
     }
 
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
     /// Returns the reasons that occurred, with their counts.
     pub(crate) fn by_reason(&self) -> impl Iterator<Item = (DropReason, u64)> {
         DropReason::ALL.into_iter().zip(self.counts).filter(|(_, count)| *count > 0)

@@ -79,6 +79,8 @@ pub(crate) struct Peer {
     pub(crate) questions: u8,
     /// Whether former subscriptions are still to be removed.
     pub(crate) is_leaving: bool,
+    /// Whether a subscription of this peer ends after a number of messages.
+    pub(crate) has_ends: bool,
     /// Sorted by number.
     pub(crate) subscriptions: Vec<Subscription>,
     /// Whether a subscription of this peer asks for the senders' identities.
@@ -158,11 +160,28 @@ pub(crate) struct Subscription {
     pub(crate) birth: u64,
     /// Messages that matched this subscription.
     pub(crate) matched: u64,
+    /// The end of this subscription, if it ends after a number of messages.
+    pub(crate) end: Option<SubscriptionEnd>,
     /// Drops, if there were any.
     pub(crate) drops: Option<Box<DropCounts>>,
 }
 
+/// The end of a subscription after a number of messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SubscriptionEnd {
+    /// Messages of the subscription, since it began.
+    pub(crate) max: u64,
+    /// The correlation of the UNSUBSCRIBE that waits for it.
+    pub(crate) correlation: u64,
+}
+
 impl Subscription {
+    /// Whether it has had all messages that the peer wants.
+    pub(crate) fn is_over(&self) -> bool {
+        let dropped = || self.drops.as_ref().map_or(0, |drops| drops.total());
+        self.end.is_some_and(|end| self.matched.saturating_sub(dropped()) >= end.max)
+    }
+
     /// Returns the drops that the peer has not been told, and marks them as told.
     pub(crate) fn take_gaps(&mut self) -> Vec<(u32, DropReason, u64)> {
         let untold = self.drops.iter_mut().flat_map(|drops| drops.take_untold());

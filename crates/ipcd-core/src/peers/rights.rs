@@ -23,8 +23,41 @@ use std::collections::hash_map::Entry;
 /// expired.
 const MAX_UNANSWERED: usize = 1024 * 1024;
 
+/// The beginning of the subjects on which NATS clients receive replies.
+const INBOX: &[u8] = b"_INBOX";
+
+/// The text of a denial, around what was denied.
+const DENIED: (&str, &str) = ("this peer may not ", " (see [[acl]] in ipcd's configuration)");
+const PUBLISH_TO: &str = "publish to ";
+const SUBSCRIBE_TO: &str = "subscribe to ";
+const SUBSCRIBE_TO_ALL: (&str, &str) = ("subscribe to all of ", " in a group");
+
 pub(crate) fn denied(what: &str) -> Failure {
-    (RefusalCode::Denied, format!("this peer may not {what} (see [[acl]] in ipcd's configuration)"))
+    let (before, behind) = DENIED;
+    (RefusalCode::Denied, format!("{before}{what}{behind}"))
+}
+
+/// What a peer was denied, as the text of the denial says: for peers of other protocols, which have
+/// words of their own for it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DeniedUse<'a> {
+    /// To publish to a subject.
+    Publish(&'a str),
+    /// To subscribe with a filter.
+    Subscribe(&'a str),
+}
+
+impl<'a> DeniedUse<'a> {
+    /// Reads the text of a denial.
+    pub fn of(why: &'a str) -> Option<Self> {
+        let what = why.strip_prefix(DENIED.0)?.strip_suffix(DENIED.1)?;
+        let of_all = what.strip_prefix(SUBSCRIBE_TO_ALL.0);
+        if let Some(filter) = of_all.and_then(|what| what.strip_suffix(SUBSCRIBE_TO_ALL.1)) {
+            return Some(Self::Subscribe(filter));
+        }
+        let publish = what.strip_prefix(PUBLISH_TO).map(Self::Publish);
+        publish.or_else(|| what.strip_prefix(SUBSCRIBE_TO).map(Self::Subscribe))
+    }
 }
 
 impl Peers {
@@ -44,6 +77,16 @@ impl Peers {
         requests.is_some_and(|requests| requests.unanswered.contains_key(&(to.peer, request)))
     }
 
+    /// Whether a receiver may publish its reply to the reply subject of a peer's message, with
+    /// rights that the peer itself may not have: the peer may publish there, or it is an inbox from
+    /// which the peer may receive.
+    pub(crate) fn is_answerable(&self, key: PeerKey, reply: &[u8]) -> bool {
+        let Ok(subject) = Subject::parse(reply) else { return false };
+        let Some(rights) = &self.table[key].rights else { return !reply.starts_with(b"@") };
+        !reply.starts_with(b"@")
+            && (rights.may_publish(subject) || reply.starts_with(INBOX) && rights.may_hear(subject))
+    }
+
     pub(crate) fn check_right_to_publish(
         &self,
         key: PeerKey,
@@ -57,7 +100,7 @@ impl Peers {
             (Some(_), _) if rights.may_address() => Ok(()),
             (Some(_), _) => Err(denied("send messages to one peer")),
             (None, Ok(subject)) if !rights.may_publish(subject) => {
-                Err(denied(&format!("publish to {}", subject.as_str())))
+                Err(denied(&format!("{PUBLISH_TO}{}", subject.as_str())))
             }
             // The route lookup refuses a malformed subject with a better reason.
             (None, _) => Ok(()),
@@ -73,9 +116,10 @@ impl Peers {
         let Ok(filter) = Filter::parse(body.filter.as_bytes()) else { return Ok(()) };
         match (rights.may_subscribe(&filter, body.group.is_some()), &body.group) {
             (true, _) => Ok(()),
-            (false, None) => Err(denied(&format!("subscribe to {}", filter.as_str()))),
+            (false, None) => Err(denied(&format!("{SUBSCRIBE_TO}{}", filter.as_str()))),
             (false, Some(_)) => {
-                Err(denied(&format!("subscribe to all of {} in a group", filter.as_str())))
+                let (before, behind) = SUBSCRIBE_TO_ALL;
+                Err(denied(&format!("{before}{}{behind}", filter.as_str())))
             }
         }
     }
@@ -207,5 +251,21 @@ impl Peers {
         if was_pending {
             self.settle_pending(key, 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_can_be_read() {
+        let why = |what: &str| denied(what).1;
+        assert_eq!(DeniedUse::of(&why("publish to a.b")), Some(DeniedUse::Publish("a.b")));
+        assert_eq!(DeniedUse::of(&why("subscribe to a.>")), Some(DeniedUse::Subscribe("a.>")));
+        let all = why("subscribe to all of a.> in a group");
+        assert_eq!(DeniedUse::of(&all), Some(DeniedUse::Subscribe("a.>")));
+        assert_eq!(DeniedUse::of(&why("send messages to one peer")), None);
+        assert_eq!(DeniedUse::of("publish to a"), None);
     }
 }

@@ -37,6 +37,13 @@ impl Peers {
         self.note_queued(now, key);
     }
 
+    /// Queues a frame that has a subject as well as a body.
+    pub(crate) fn send_frame(&mut self, now: Instant, key: PeerKey, frame: &Frame<'_>) {
+        let peer = &mut self.table[key];
+        FrameWriter(peer.queue.append(now, &mut self.pool)).write(frame);
+        self.note_queued(now, key);
+    }
+
     /// Refuses one frame. The session continues. A frame without a number gets no answer, because
     /// the client could not tell which frame is meant.
     pub(crate) fn refuse(

@@ -76,6 +76,15 @@ impl Sessions {
         self.welcome(now, key, hello, Some(proof))
     }
 
+    /// Notes a proof that the peer has given before its session opens.
+    pub(crate) fn note_proven(&mut self, key: PeerKey, name: &str) {
+        let peer = &mut self.peers.table[key];
+        peer.proven.get_or_insert_default().token = Some(name.into());
+        if let SessionState::New { challenge } = &mut peer.state {
+            *challenge = None;
+        }
+    }
+
     /// Returns the daemon's own proof, if the peer's proof is valid.
     fn prove(&self, hello: &Hello, nonce: &Nonce, proof: &Proof) -> Option<Proof> {
         let token = self.peers.config.tokens.find(hello.token.as_deref())?;

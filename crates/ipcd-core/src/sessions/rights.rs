@@ -73,7 +73,7 @@ impl Sessions {
             };
             let Some(token) = proved.and_then(|proven| proven.token.as_deref()) else { continue };
             let name = Some(token).filter(|name| !name.is_empty());
-            if before.find(name) != self.peers.config.tokens.find(name) {
+            if !before.is_unchanged(&self.peers.config.tokens, name) {
                 let which = name.map_or("the daemon's token".into(), |name| {
                     format!("the token {}", name.escape_debug())
                 });

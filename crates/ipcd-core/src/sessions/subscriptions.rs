@@ -6,7 +6,7 @@ use crate::model::failure::Failure;
 use crate::model::ids::PeerKey;
 use crate::model::names::check_name;
 use crate::peers::pacing::Pacing;
-use crate::peers::peer::{SessionState, Subscription};
+use crate::peers::peer::{SessionState, Subscription, SubscriptionEnd};
 use crate::routing::index::{LocalSubscriber, QueueGroup};
 use crate::sessions::Sessions;
 use crate::sessions::handshake::{bad_subject, malformed};
@@ -108,8 +108,16 @@ impl Sessions {
         // A deferred fan-out recognises newer subscriptions by this number.
         self.births += 1;
         let birth = self.births;
-        let subscription =
-            Subscription { number, filter, overflow, group, birth, matched: 0, drops: None };
+        let subscription = Subscription {
+            number,
+            filter,
+            overflow,
+            group,
+            birth,
+            matched: 0,
+            end: None,
+            drops: None,
+        };
         let is_shared = subscription.group.is_some();
         let at_once = self.share(key, &subscription, correlation);
         self.peers.table[key].subscriptions.insert(at, subscription);
@@ -153,13 +161,14 @@ impl Sessions {
         let correlation = frame.header.correlation;
         match self.peers.table[key].find(subscription) {
             Ok(at) => {
-                let mut gone = self.peers.table[key].subscriptions.remove(at);
-                let was_full = self.peers.table[key].full;
-                self.forget(key, &gone, was_full);
-                self.peers.resume_waiters(key);
-                // Ahead of the ACK: afterwards the client does not know the number any more.
-                self.peers.tell_gaps(now, key, gone.take_gaps());
-                self.peers.send(now, key, Header::new(FrameKind::Ack, correlation), &[]);
+                // In an UNSUBSCRIBE this header field is the number of messages after which it holds.
+                let end = SubscriptionEnd { max: frame.header.subscription.into(), correlation };
+                let peer = &mut self.peers.table[key];
+                peer.subscriptions[at].end = Some(end);
+                match peer.subscriptions[at].is_over() {
+                    true => self.end_subscription(now, key, at),
+                    false => peer.has_ends = true,
+                }
             }
             Err(_) => {
                 let why = format!("subscription {subscription} does not exist");
@@ -167,6 +176,21 @@ impl Sessions {
             }
         }
         Ok(())
+    }
+
+    /// Ends a subscription, and acknowledges its UNSUBSCRIBE.
+    pub(crate) fn end_subscription(&mut self, now: Instant, key: PeerKey, at: usize) {
+        let peer = &mut self.peers.table[key];
+        let mut gone = peer.subscriptions.remove(at);
+        peer.has_ends = peer.subscriptions.iter().any(|known| known.end.is_some());
+        let was_full = peer.full;
+        self.forget(key, &gone, was_full);
+        self.peers.resume_waiters(key);
+        // Ahead of the ACK: afterwards the client does not know the number any more.
+        self.peers.tell_gaps(now, key, gone.take_gaps());
+        if let Some(SubscriptionEnd { correlation, .. }) = gone.end {
+            self.peers.send(now, key, Header::new(FrameKind::Ack, correlation), &[]);
+        }
     }
 
     /// Ends a peer's part in groups after this many messages of its session, of any kind. A peer

@@ -1,8 +1,8 @@
 //! Header blocks: `NATS/1.0`, perhaps a status, then lines `Key: Value`, and an empty line. They
 //! become the entries of a frame's header block, and come back as lines.
 //!
-//! A key of NATS has no colon. So an entry `:status` holds the rest of the first line, and an entry
-//! `:raw` a whole block that is no such lines, which is passed on unchanged.
+//! A key of NATS has no colon. So an entry `:status` holds the rest of the first line, which is empty
+//! in a block without any line, and an entry `:raw` a whole block that is no such lines, which is passed on unchanged.
 
 use crate::headers::Headers;
 use crate::limits::MAX_HEADERS;
@@ -34,8 +34,11 @@ pub fn headers_from_nats(block: &[u8], into: &mut Vec<u8>) -> Result<(), BadNats
 fn append_lines(block: &[u8], into: &mut Vec<u8>) -> Option<()> {
     let (first, mut rest) = line(block)?;
     let status = first.strip_prefix(FIRST_LINE)?;
-    if !status.is_empty() {
-        Headers::append(into, STATUS, status.strip_prefix(b" ")?).ok()?;
+    match status {
+        // A block without lines is still one: the receiver gets HMSG.
+        b"" if rest == b"\r\n" => Headers::append(into, STATUS, b"").ok()?,
+        b"" => {}
+        _ => Headers::append(into, STATUS, status.strip_prefix(b" ")?).ok()?,
     }
     loop {
         let (text, behind) = line(rest)?;
@@ -71,7 +74,9 @@ pub fn headers_to_nats(block: &[u8], into: &mut Vec<u8>) {
     }
     into.extend_from_slice(FIRST_LINE);
     if let Some((_, status)) = entries.next_if(|(key, value)| *key == STATUS && is_line(value)) {
-        into.push(b' ');
+        if !status.is_empty() {
+            into.push(b' ');
+        }
         into.extend_from_slice(status);
     }
     into.extend_from_slice(b"\r\n");
@@ -123,7 +128,7 @@ mod tests {
             [pair(":status", "408 Request Timeout"), pair("A", "1"), pair("A", "2"), pair("b", "")];
         assert_eq!(there(block), expected);
         assert_eq!(and_back(block), block);
-        assert_eq!(there(b"NATS/1.0\r\n\r\n"), []);
+        assert_eq!(there(b"NATS/1.0\r\n\r\n"), [pair(":status", "")]);
         assert_eq!(and_back(b"NATS/1.0\r\n\r\n"), b"NATS/1.0\r\n\r\n");
         assert_eq!(and_back(b"NATS/1.0\r\nA:1\r\n\r\n"), b"NATS/1.0\r\nA: 1\r\n\r\n");
     }

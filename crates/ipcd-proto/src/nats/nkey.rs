@@ -24,6 +24,11 @@ pub struct Nkey([u8; KEY_BYTES]);
 pub struct BadNkey;
 
 impl Nkey {
+    /// The key of these bytes.
+    pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(bytes)
+    }
+
     /// The bytes of the key.
     pub fn as_bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0

@@ -13,6 +13,7 @@ use crate::admission::{Admission, AdmissionGrant, Eviction, PeerArrival};
 use crate::config::Config;
 use crate::ids::{AdmissionId, OwnerId, SlotId};
 use crate::link::{GonePeer, Link, PeerEnd, ToWorker};
+use crate::listen::RawProfile;
 use crate::refusal::tell_refusal;
 use crate::supervisor::listeners::ListenerSet;
 use crate::supervisor::worker_pool::{WorkerPool, spare_slots};
@@ -47,7 +48,7 @@ pub(super) struct PeerOffer {
     pub(super) transport: &'static dyn Transport,
     pub(super) parts: ChannelParts,
     /// The profile of a raw peer; `None` for one that speaks frames.
-    pub(super) raw_profile: Option<crate::listen::RawProfile>,
+    pub(super) raw_profile: Option<RawProfile>,
 }
 
 /// The peer of a server or a program has gone.
@@ -183,7 +184,7 @@ impl PeerIntake<'_> {
             return None;
         };
         self.workers.pass_turn(slot);
-        let must_prove = raw_profile.is_none() && !transport.capabilities().identity.is_vouched();
+        let must_prove = RawProfile::must_prove(raw_profile.as_ref(), transport);
         let arrival = PeerArrival { owner, parts, must_prove, is_ours, slot };
         let AdmissionGrant { number, instead_of } =
             match self.admission.admit(Instant::now(), arrival, percent) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use ipcd_transport::{Channel, ReadBuffer};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
-use crate::codec_adapter::CodecAdapter;
+use crate::adapter::Adapter;
 use crate::ids::AdmissionId;
 
 /// Says which connection, and which of its descriptors, an event is about. Places are used again,
@@ -30,8 +30,8 @@ impl EventToken {
 /// A peer's connection.
 pub(crate) struct Connection {
     pub(crate) channel: Box<dyn Channel>,
-    /// The adapter of a raw peer.
-    pub(crate) adapter: Option<Box<CodecAdapter>>,
+    /// The adapter of a peer that does not send frames.
+    pub(crate) adapter: Option<Adapter>,
     /// Whether a raw peer sends no more. It goes once all that it has sent is accepted.
     pub(crate) has_ended: bool,
     /// The time until which such a peer still gets messages, if it can receive.
@@ -94,7 +94,7 @@ impl PollInterest {
 impl Connection {
     pub(crate) fn new(
         channel: Box<dyn Channel>,
-        adapter: Option<Box<CodecAdapter>>,
+        adapter: Option<Adapter>,
         token: EventToken,
         admission: AdmissionId,
     ) -> Self {

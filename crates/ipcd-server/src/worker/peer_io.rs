@@ -7,6 +7,7 @@ use ipcd_transport::{ReadBuffer, ReadOutcome, WriteOutcome};
 use nix::sys::epoll::EpollFlags;
 
 use super::{HANDSHAKE_STEPS, Worker};
+use crate::adapter::Adapter;
 use crate::lacking::is_exhaustion;
 use crate::worker::connection::{Connection, EventToken};
 
@@ -103,8 +104,10 @@ impl Worker {
     fn take_in(&mut self, key: PeerKey) -> Option<ipcd_transport::Result<ReadOutcome>> {
         let connection = self.connections.get(key)?;
         self.mark.set(connection.admission);
-        if connection.adapter.is_some() {
-            return self.read_raw(key);
+        match &connection.adapter {
+            Some(Adapter::Raw(_)) => return self.read_raw(key),
+            Some(Adapter::Nats(_)) => return self.read_nats(key),
+            None => {}
         }
         let largest = self.router.largest_frame(key);
         let connection = self.connections.get_mut(key)?;
@@ -120,7 +123,10 @@ impl Worker {
     /// frame has. One that is not read for a while need not.
     fn note_partial(&mut self, key: PeerKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let since = connection.channel.partial_since().filter(|_| !connection.waiting);
+        let of_adapter =
+            connection.adapter.as_mut().and_then(|found| found.nats()?.partial_since());
+        let since = connection.channel.partial_since().into_iter().chain(of_adapter).min();
+        let since = since.filter(|_| !connection.waiting);
         if since.is_some() || connection.has_partial_record {
             connection.has_partial_record = since.is_some();
             let is_in_frame = connection.partial.is_some() && !connection.waiting;

@@ -10,8 +10,9 @@ use tracing::{info, warn};
 
 use super::Worker;
 use crate::Error;
+use crate::adapter::Adapter;
 use crate::codec_adapter::CodecAdapter;
-use crate::ids::AdmissionId;
+use crate::ids::{AdmissionId, OwnerId};
 use crate::link::PeerEnd;
 use crate::listen::RawProfile;
 use crate::refusal::tell_refusal;
@@ -24,7 +25,7 @@ const NO_DESCRIPTOR: &str = "the worker has no free descriptor: see RLIMIT_NOFIL
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
 /// A channel, and what translates for it.
-type AdoptedChannel = (Box<dyn Channel>, Option<Box<CodecAdapter>>);
+type AdoptedChannel = (Box<dyn Channel>, Option<Adapter>);
 
 impl Worker {
     pub(super) fn admit_peer(&mut self, peer: NewPeer) {
@@ -39,12 +40,14 @@ impl Worker {
             tell_refusal(transport, parts, raw_profile.is_some(), NO_DESCRIPTOR);
             return self.reject_peer(number, transport, &identity, NO_DESCRIPTOR);
         }
-        let (challenge, (channel, adapter)) = match self.take_up(transport, parts, raw_profile) {
-            Ok(taken) => taken,
-            Err(error) => {
-                return self.reject_peer(number, transport, &identity, &error.to_string());
-            }
-        };
+        let must_prove = RawProfile::must_prove(raw_profile.as_ref(), transport);
+        let (challenge, (channel, mut adapter)) =
+            match self.take_up(transport, parts, owner, raw_profile) {
+                Ok(taken) => taken,
+                Err(error) => {
+                    return self.reject_peer(number, transport, &identity, &error.to_string());
+                }
+            };
         let origin = Origin {
             peer: 0,
             name: None,
@@ -54,18 +57,21 @@ impl Worker {
             gid: identity.gid,
             addr: identity.addr,
         };
-        let raw = adapter.as_ref().map(|adapter| adapter.session());
-        let must_prove = challenge.is_some();
+        let raw = adapter.as_mut().and_then(Adapter::raw).map(|adapter| adapter.session());
         let key =
             self.router.attach(self.now, PeerInfo { listener: owner.0, origin, challenge, raw });
         let peer = self.router.origin(key).peer;
         let source = self.source_of(&identity);
         info!(%source, peer, transport = %transport.scheme(), %identity, "peer connected");
+        if let Some(adapter) = adapter.as_mut().and_then(Adapter::nats) {
+            adapter.begin(peer);
+        }
         let token = self.connections.next_token(key);
         let mut connection = Connection::new(channel, adapter, token, number);
         connection.must_prove = must_prove;
         let is_shaking_hands = connection.channel.is_shaking_hands();
         self.connections.insert(key, connection);
+        self.write_texts(key);
         // Bytes that came during the rendezvous are here already, and no event reports them.
         if !is_shaking_hands {
             self.read_peer(key);
@@ -81,6 +87,7 @@ impl Worker {
         &self,
         transport: &dyn Transport,
         parts: ChannelParts,
+        owner: OwnerId,
         raw_profile: Option<RawProfile>,
     ) -> Result<(Option<[u8; 32]>, AdoptedChannel), Error> {
         let is_vouched = transport.capabilities().identity.is_vouched();
@@ -89,6 +96,10 @@ impl Worker {
             let challenge = if is_vouched { None } else { Some(nonce()?) };
             return Ok((challenge, (channel, None)));
         };
+        if let Some(nats) = raw_profile.nats {
+            let (channel, adapter) = self.take_up_nats(transport, parts, owner, nats)?;
+            return Ok((None, (channel, Some(adapter))));
+        }
         let (addr, is_chosen) = (parts.identity.addr, raw_profile.chosen);
         let raw_transport = transport
             .raw()
@@ -102,7 +113,7 @@ impl Worker {
         if is_distant && !is_chosen && !transport.capabilities().reliable {
             adapter.limit_amplification();
         }
-        Ok((None, (raw.channel, Some(Box::new(adapter)))))
+        Ok((None, (raw.channel, Some(Adapter::Raw(Box::new(adapter))))))
     }
 
     /// The source that a line about a peer is charged to.
@@ -222,7 +233,7 @@ impl Worker {
     /// own, because it cannot be told.
     pub(super) fn note_denied(&mut self, key: PeerKey, why: &str) {
         let Some(connection) = self.connections.get(key) else { return };
-        if connection.adapter.is_none() {
+        if connection.adapter.is_none() || connection.is_nats() {
             let identity = connection.channel.identity();
             let peer = self.router.origin(key).peer;
             let source = self.source_of(identity);
@@ -251,7 +262,7 @@ impl Worker {
     }
 }
 
-fn nonce() -> Result<[u8; 32], Error> {
+pub(super) fn nonce() -> Result<[u8; 32], Error> {
     let mut nonce = [0; 32];
     let failed = |error: getrandom::Error| std::io::Error::other(error.to_string());
     getrandom::fill(&mut nonce)

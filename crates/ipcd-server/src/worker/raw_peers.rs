@@ -7,6 +7,7 @@ use ipcd_transport::{Error, ReadBuffer, ReadOutcome, Result, WriteOutcome};
 use tracing::warn;
 
 use super::Worker;
+use crate::adapter::Adapter;
 use crate::ids::OwnerId;
 use crate::link::LiveConfig;
 use crate::listen::RawProfile;
@@ -33,7 +34,7 @@ impl Worker {
     /// Gives the raw peers of a listener other subjects.
     pub(super) fn resubscribe_raw(&mut self, owner: OwnerId, raw_profile: &RawProfile) {
         for (key, connection) in self.connections.iter_mut() {
-            if let Some(adapter) = &mut connection.adapter
+            if let Some(adapter) = connection.adapter.as_mut().and_then(Adapter::raw)
                 && self.router.listener(key) == owner.0
             {
                 adapter.set_profile(raw_profile.clone());
@@ -72,13 +73,13 @@ impl Worker {
     ) -> Option<Result<ReadOutcome>> {
         let connection =
             self.connections.get_mut(key).filter(|found| !found.waiting && !found.has_ended)?;
-        let keeps_records = connection.adapter.as_ref()?.keeps_records();
+        let keeps_records = connection.adapter.as_mut()?.raw()?.keeps_records();
         let most = if keeps_records { RECORDS } else { 1 };
         let mut total = 0;
         for _ in 0..most {
             let outcome = read_of(connection, buffer);
             connection.has_more = matches!(outcome, Ok(ReadOutcome::Bytes(_)));
-            let adapter = connection.adapter.as_mut()?;
+            let adapter = connection.adapter.as_mut()?.raw()?;
             match outcome {
                 Ok(ReadOutcome::Bytes(count)) => {
                     adapter.read(buffer.filled(), frames);
@@ -113,23 +114,23 @@ impl Worker {
             if connection.blocked || connection.broken.is_some() {
                 return;
             }
-            if adapter.unwritten().is_empty() {
-                let taken = adapter.stage_frames(self.router.send_queue(key));
-                if taken == 0 {
+            if adapter.staged().unwritten().is_empty() {
+                let taken = adapter.stage(self.router.queue_pieces(key), &mut self.spare);
+                if taken == 0 && adapter.staged().unwritten().is_empty() {
                     break;
                 }
                 self.router.pin(key, taken);
             }
-            let bytes = adapter.unwritten();
+            let bytes = adapter.staged().unwritten();
             if bytes.is_empty() {
                 // Nothing of it is for the peer.
-                let done = adapter.wrote(0);
+                let done = adapter.staged().wrote(0, &mut self.spare);
                 self.router.wrote(self.now, key, done);
                 continue;
             }
             match connection.channel.write(bytes) {
                 Ok(WriteOutcome::Bytes(count)) => {
-                    let done = adapter.wrote(count);
+                    let done = adapter.staged().wrote(count, &mut self.spare);
                     if let Some(until) = &mut connection.hears_until {
                         *until = self.now + HALF_CLOSED;
                     }
@@ -163,6 +164,9 @@ impl Worker {
     /// has closed the other direction, too, or had no message for a while. TCP reports that end
     /// only after a write. Any other peer has gone.
     pub(super) fn sent_all(&mut self, key: PeerKey) {
+        if self.end_failed(key) {
+            return;
+        }
         let until = self.now + HALF_CLOSED;
         let Some(connection) = self.connections.get_mut(key) else { return };
         let adapter = connection.adapter.as_ref();
