@@ -96,7 +96,7 @@ fn a_queue_that_stops_moving_is_noticed_however_long_it_moved_before() {
         "
         reader: ack
         reader: message 1 x one
-        reader: closes: the peer did not read fast enough
+        reader: closes: the peer did not read fast enough (others waited)
         reader: error TooSlow
         reader: bye
         ",
