@@ -1,28 +1,17 @@
-//! Numbers in memory that a process shares with those it forks: what a child was about when it died
-//! is still there.
+//! Numbers that a process and its children can change: after the death of a child they still tell
+//! its last task.
 
 use std::io;
-use std::ptr::{NonNull, null_mut};
-use std::sync::Arc;
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Some numbers, 0 at first, which children see and change that are forked later.
-#[derive(Clone, Debug)]
-pub struct CrashMarkers(Arc<MarkerMemory>);
-
-#[derive(Debug)]
-struct MarkerMemory {
-    at: NonNull<AtomicU64>,
-    count: usize,
-}
-
-// SAFETY: nothing in it belongs to a thread; all access is atomic.
-unsafe impl Send for MarkerMemory {}
-// SAFETY: the same.
-unsafe impl Sync for MarkerMemory {}
+/// Numbers, 0 at first, which later children see and change.
+#[derive(Clone, Copy, Debug)]
+pub struct CrashMarkers(&'static [AtomicU64]);
 
 impl CrashMarkers {
-    /// So many numbers.
+    /// Makes this many numbers. They are never unmapped, because a daemon has them as long as it
+    /// lives.
     ///
     /// # Errors
     /// If there is no memory.
@@ -35,40 +24,26 @@ impl CrashMarkers {
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let at =
-            NonNull::new(at.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Self(Arc::new(MarkerMemory { at, count })))
+        // SAFETY: the mapping is page-aligned, long enough for `count` numbers, zeroed (which is a
+        // valid value) and never unmapped. Other processes that have it use atomics, too.
+        Ok(Self(unsafe { std::slice::from_raw_parts(at.cast::<AtomicU64>(), count) }))
     }
 
-    /// The number in this place.
+    /// Returns the number in this place.
     ///
     /// # Panics
     /// If there is no such place.
     pub fn get(&self, place: usize) -> u64 {
         // The writer is dead, or the number is only a hint: no order with other memory is needed.
-        self.all()[place].load(Ordering::Relaxed)
+        self.0[place].load(Ordering::Relaxed)
     }
 
-    /// Changes it.
+    /// Changes the number in this place.
     ///
     /// # Panics
     /// If there is no such place.
     pub fn set(&self, place: usize, number: u64) {
-        self.all()[place].store(number, Ordering::Relaxed);
-    }
-
-    fn all(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is page-aligned, long enough for `count` numbers, zeroed (which is a
-        // valid value), and lives as long as `self`. Other processes that have it use atomics, too.
-        unsafe { std::slice::from_raw_parts(self.0.at.as_ptr(), self.0.count) }
-    }
-}
-
-impl Drop for MarkerMemory {
-    fn drop(&mut self) {
-        let bytes = size_of::<AtomicU64>() * self.count.max(1);
-        // SAFETY: it was mapped with this length, and nothing borrowed from it is left.
-        unsafe { libc::munmap(self.at.as_ptr().cast(), bytes) };
+        self.0[place].store(number, Ordering::Relaxed);
     }
 }
 
@@ -77,9 +52,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_numbers_for_all_clones() {
+    fn holds_numbers_for_all_copies() {
         let crash_markers = CrashMarkers::new(3).unwrap();
-        let other = crash_markers.clone();
+        let other = crash_markers;
         other.set(2, u64::MAX);
         assert_eq!(
             [crash_markers.get(0), crash_markers.get(1), crash_markers.get(2)],

@@ -82,7 +82,7 @@ impl WorkerLauncher {
                 sandbox,
                 directory: has_others.then(|| directory.state()),
                 only: only.take(),
-                mark: CrashMarker { marks: marks.clone(), place: id.index() },
+                mark: CrashMarker { marks: *marks, place: id.index() },
                 null,
                 log: &log_end,
             })
