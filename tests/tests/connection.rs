@@ -28,7 +28,7 @@ fn a_killed_child_takes_its_peer_along_and_nobody_else() {
     let supervisor = daemon.process.pid();
     let mut receivers =
         SCHEMES.map(|scheme| daemon.recv(scheme, &["--no-reconnect", "--name", scheme, "news"]));
-    wait_for_children(supervisor, 5);
+    wait_for_children(supervisor, SCHEMES.len());
     for (at, scheme) in SCHEMES.into_iter().enumerate() {
         let workers = daemon.workers();
         assert!(workers.iter().all(|worker| worker.peers == 1), "{workers:?}");
