@@ -18,7 +18,9 @@ pub struct Message {
     pub sender: u64,
     /// The number of the subscription that it matched; 0 for a direct message and for a reply.
     pub subscription: u32,
-    /// Whether the sender waits for a reply ([`Client::reply`](crate::Client::reply)).
+    /// Whether the sender waits for a reply ([`Client::reply`](crate::Client::reply)): it has sent a
+    /// request, or the daemon says that a reply may go to the message's reply subject, as to that of
+    /// a NATS client.
     pub is_request: bool,
     /// Whether this is a reply that the same responder follows by another one.
     pub more: bool,
@@ -39,7 +41,7 @@ impl Message {
             id: header.correlation,
             sender: header.sender,
             subscription: header.subscription,
-            is_request: header.request,
+            is_request: header.request || header.answerable,
             more: header.more,
         }
     }

@@ -85,6 +85,11 @@ impl TokenSet {
         }
     }
 
+    /// Whether a token or a public key has this name.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.named.contains_key(name) || self.keys.contains_key(name)
+    }
+
     /// Returns the name of a public key.
     pub fn name_of(&self, key: &Nkey) -> Option<&str> {
         self.keys.iter().find(|(_, known)| *known == key).map(|(name, _)| name.as_str())

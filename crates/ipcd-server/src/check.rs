@@ -5,7 +5,7 @@ use std::path::Path;
 use ipcd_transport::TrustedDir;
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::{Config, SandboxMode};
+use crate::config::{Config, SandboxMode, TokenProof};
 use crate::listen::ListenConfig;
 use crate::runtime::{check_dir, locate, read_safe_token};
 use crate::sandbox::Sandbox;
@@ -24,7 +24,9 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let runtime_dir = locate(config)?;
     check_runtime_dir(&runtime_dir)?;
     for token in &config.tokens {
-        check_token(&token.file)?;
+        if let TokenProof::Secret(file) = &token.proof {
+            check_token(file)?;
+        }
     }
     for listen in &config.listeners {
         check_listener(listen, &runtime_dir)?;

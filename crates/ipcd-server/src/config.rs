@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipcd_core::{Acl, AddressPrefixes};
 use ipcd_proto::limits::{DEFAULT_MAX_PAYLOAD, MAX_MAX_PAYLOAD};
+use ipcd_proto::nats::Nkey;
 use serde::de::value::StringDeserializer;
 use serde::de::{DeserializeOwned, Error as _, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -145,14 +146,58 @@ pub struct Limits {
     pub outbox: ByteCount,
 }
 
-/// A secret and its name.
+/// What a peer can prove, and its name.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "TokenText", into = "TokenText")]
 pub struct TokenFile {
-    /// The name that peers use for it.
+    /// The name that peers and rules use for it.
     pub name: String,
-    /// Where it is.
-    pub file: PathBuf,
+    /// The proof.
+    pub proof: TokenProof,
+}
+
+/// What a peer proves.
+#[derive(Clone, Debug)]
+pub enum TokenProof {
+    /// That it has the secret in this file.
+    Secret(PathBuf),
+    /// That it has the private key to this public one, as NATS clients can.
+    Nkey(Nkey),
+}
+
+/// A token as it is written.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct TokenText {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nkey: Option<Nkey>,
+}
+
+impl TryFrom<TokenText> for TokenFile {
+    type Error = String;
+
+    fn try_from(written: TokenText) -> Result<Self, String> {
+        let TokenText { name, file, nkey } = written;
+        let proof = match (file, nkey) {
+            (Some(file), None) => TokenProof::Secret(file),
+            (None, Some(nkey)) => TokenProof::Nkey(nkey),
+            _ => return Err(format!("the token {name} needs file or nkey, and not both")),
+        };
+        Ok(Self { name, proof })
+    }
+}
+
+impl From<TokenFile> for TokenText {
+    fn from(token: TokenFile) -> Self {
+        let (file, nkey) = match token.proof {
+            TokenProof::Secret(file) => (Some(file), None),
+            TokenProof::Nkey(nkey) => (None, Some(nkey)),
+        };
+        Self { name: token.name, file, nkey }
+    }
 }
 
 /// The log.
@@ -419,6 +464,9 @@ mod tests {
             [[token]]
             name = "ci"
             file = "/etc/ipcd/ci"
+            [[token]]
+            name = "ann"
+            nkey = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"
             [log]
             level = "debug"
         "#;

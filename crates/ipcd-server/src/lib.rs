@@ -43,7 +43,7 @@ pub use activation::{PassedSocket, take as take_sockets};
 pub use check::check;
 pub use config::{
     Config, ConfigError, DaemonConfig, ForkMode, Limits, LogConfig, LogFormat, LogLevel,
-    MaxMessage, PrefixBits, SandboxMode, TokenFile, word,
+    MaxMessage, PrefixBits, SandboxMode, TokenFile, TokenProof, word,
 };
 pub use connect::ConnectConfig;
 pub use counts::{MaxChildren, MaxStartups, WorkerCount};

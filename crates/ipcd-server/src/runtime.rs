@@ -16,7 +16,7 @@ use nix::unistd::Uid;
 use tracing::{error, warn};
 
 use crate::Error;
-use crate::config::{Config, TokenFile};
+use crate::config::{Config, TokenFile, TokenProof};
 
 const LOCK_FILE: &str = "ipcd.lock";
 
@@ -62,9 +62,13 @@ impl RuntimeDir {
                 .map_err(|error| Error::system(format!("write {}", own.display()), error))?;
         }
         let mut tokens = TokenSet { own: read_safe_token(&own)?, ..TokenSet::default() };
-        for TokenFile { name, file } in files {
-            if let Some(token) = read_safe_token(file)? {
-                tokens.named.insert(name.clone(), token);
+        for TokenFile { name, proof } in files {
+            match proof {
+                TokenProof::Secret(file) => {
+                    let token = read_safe_token(file)?;
+                    tokens.named.extend(token.map(|token| (name.clone(), token)));
+                }
+                TokenProof::Nkey(nkey) => drop(tokens.keys.insert(name.clone(), *nkey)),
             }
         }
         Ok(tokens)

@@ -16,6 +16,7 @@ const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
 /// The Ed25519 public key of a user.
 #[derive(Clone, Copy, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Nkey([u8; KEY_BYTES]);
 
 /// The error of a text that is not the public key of a user.
@@ -46,6 +47,20 @@ impl FromStr for Nkey {
             return Err(BadNkey);
         }
         key.try_into().map(Self).map_err(|_| BadNkey)
+    }
+}
+
+impl TryFrom<String> for Nkey {
+    type Error = BadNkey;
+
+    fn try_from(text: String) -> Result<Self, BadNkey> {
+        text.parse()
+    }
+}
+
+impl From<Nkey> for String {
+    fn from(key: Nkey) -> Self {
+        key.to_string()
     }
 }
 

@@ -192,8 +192,8 @@ impl Supervisor {
                 self.router_config.acl.listeners.entry(owner).or_insert(names);
             }
         }
-        let tokens = &self.router_config.tokens.named;
-        let is_token = |name: &str| name.is_empty() || tokens.contains_key(name);
+        let tokens = &self.router_config.tokens;
+        let is_token = |name: &str| name.is_empty() || tokens.has_name(name);
         for why in access::unknown_names(&self.router_config.acl, is_token) {
             warn!("{why}");
         }
