@@ -81,6 +81,7 @@ impl NatsConnection {
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).expect("the daemon reads");
+        self.stream.flush().expect("the daemon reads");
     }
 
     /// Waits until all that was sent is in force.

@@ -39,7 +39,9 @@ impl Token {
     /// any other token of the same length.
     pub fn is_shown(&self, shown: &[u8]) -> bool {
         const NONE: Nonce = [0; PROOF_BYTES];
-        let proof = Self::from_text(shown).map(|shown| shown.peer_proof(&NONE, &NONE));
+        // White space around it would be another secret for other servers.
+        let shown = Some(shown).filter(|shown| shown.trim_ascii() == *shown);
+        let proof = shown.and_then(Self::from_text).map(|shown| shown.peer_proof(&NONE, &NONE));
         proof.is_some_and(|proof| self.verify_peer(&proof, &NONE, &NONE))
     }
 
@@ -85,7 +87,11 @@ mod tests {
         let token = Token::from_text(b" 0123456789abcdef\n").unwrap();
         let other = Token::from_text(b"0123456789abcdeX").unwrap();
         assert!(token.is_shown(b"0123456789abcdef") && !other.is_shown(b"0123456789abcdef"));
-        assert!(!token.is_shown(b"0123456789abcde") && !token.is_shown(b""));
+        assert!(
+            !token.is_shown(b"0123456789abcde")
+                && !token.is_shown(b"0123456789abcdef ")
+                && !token.is_shown(b"")
+        );
         let (peer, daemon) = ([1; 32], [2; 32]);
         let proof = token.peer_proof(&peer, &daemon);
         assert!(token.verify_peer(&proof, &peer, &daemon));

@@ -42,6 +42,11 @@ impl Adapter {
         }
     }
 
+    /// Whether there are bytes for the peer that were made of no frames.
+    pub(crate) fn has_text(&mut self) -> bool {
+        !self.staged().unwritten().is_empty() || self.nats().is_some_and(|nats| nats.has_text())
+    }
+
     /// Whether the peer says when it is done; else it is gone when the daemon is.
     pub(crate) fn has_end(&self) -> bool {
         match self {

@@ -249,6 +249,10 @@ impl NatsAdapter {
         else {
             return NatsWriter(&mut self.texts).error("Invalid Subject");
         };
+        if let Some(former) = self.subscriptions.take_ending(sid) {
+            // It has ended, or it is replaced.
+            self.end_subscription(former, 0, frames);
+        }
         let Some(subscription) = self.subscriptions.add(sid) else {
             // As in nats-server, the first one of a name stays.
             return if self.options.verbose {
@@ -265,18 +269,22 @@ impl NatsAdapter {
 
     fn unsubscribe(&mut self, sid: &[u8], max: u64, frames: &mut Vec<u8>) {
         if let Some(subscription) = self.subscriptions.number(sid) {
-            if max == 0 {
-                self.subscriptions.forget_name(sid);
+            match max {
+                0 => self.subscriptions.forget_name(sid),
+                _ => self.subscriptions.note_end(subscription),
             }
-            let number = FrameNumber::Unsubscribe(subscription).to_correlation();
-            let max = u32::try_from(max).unwrap_or(u32::MAX);
-            let header =
-                Header { subscription: max, ..Header::new(FrameKind::Unsubscribe, number) };
-            FrameWriter(frames).control(header, &encode(&Unsubscribe { subscription }));
+            self.end_subscription(subscription, max, frames);
         }
         if self.options.verbose {
             self.flush(AnswerText::Ok, 0, frames);
         }
+    }
+
+    fn end_subscription(&mut self, subscription: u32, max: u64, frames: &mut Vec<u8>) {
+        let number = FrameNumber::Unsubscribe(subscription).to_correlation();
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let header = Header { subscription: max, ..Header::new(FrameKind::Unsubscribe, number) };
+        FrameWriter(frames).control(header, &encode(&Unsubscribe { subscription }));
     }
 
     /// Has the router say when everything before is done. Then the client gets this answer.

@@ -1,6 +1,6 @@
 //! The subscriptions of a client: its own names for them, and the router's numbers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Bytes of a client's name for a subscription. Clients use short numbers.
 pub(super) const MAX_SID: usize = 64;
@@ -12,6 +12,8 @@ pub(super) struct NatsSubscriptions {
     /// The client's name of each number, counted from 1.
     sids: Vec<Option<Box<[u8]>>>,
     free: Vec<u32>,
+    /// Numbers of subscriptions that end by themselves.
+    ending: HashSet<u32>,
 }
 
 impl NatsSubscriptions {
@@ -47,8 +49,22 @@ impl NatsSubscriptions {
         self.by_sid.remove(sid);
     }
 
+    /// The subscription ends by itself, after some messages.
+    pub(super) fn note_end(&mut self, number: u32) {
+        self.ending.insert(number);
+    }
+
+    /// The number of a subscription of this name that ends by itself, and perhaps has: only the
+    /// router knows. The name is free then.
+    pub(super) fn take_ending(&mut self, sid: &[u8]) -> Option<u32> {
+        let number = self.number(sid).filter(|number| self.ending.contains(number))?;
+        self.forget_name(sid);
+        Some(number)
+    }
+
     /// The subscription is over, and its number is free.
     pub(super) fn remove(&mut self, number: u32) {
+        self.ending.remove(&number);
         let at = (number as usize).wrapping_sub(1);
         if let Some(sid) = self.sids.get_mut(at).and_then(Option::take) {
             // A new subscription may have the name already.
@@ -76,5 +92,8 @@ mod tests {
         assert_eq!((known.number(b"a"), known.sid(1)), (Some(3), None));
         assert_eq!((known.add(b"c"), known.add(b"d")), (Some(1), Some(4)));
         assert_eq!((known.sid(0), known.sid(9)), (None, None));
+        assert_eq!(known.take_ending(b"d"), None);
+        known.note_end(4);
+        assert_eq!((known.take_ending(b"d"), known.number(b"d")), (Some(4), None));
     }
 }

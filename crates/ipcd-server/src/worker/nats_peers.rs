@@ -15,6 +15,9 @@ use crate::worker::connection::Connection;
 use crate::worker::peer_io::read_of;
 use crate::worker::peer_sessions::nonce;
 
+/// Why a secret is not taken.
+const OPEN_SECRET: &str = "a password or token in clear text is taken over TLS or a Unix socket only; \
+                           an nkey is taken everywhere";
 /// Frames of one turn for which memory is kept.
 const KEPT_FRAMES: usize = 1024 * 1024;
 /// Bytes that an operation has beside its message: the line, and the end.
@@ -172,28 +175,40 @@ impl NatsFacts {
         Self { requires_proof, is_certified, is_private, nonce: channel.nonce.clone() }
     }
 
-    /// Whether a client comes in. The router decides whether what it has shown is right.
+    /// Whether a client comes in. The error is for it; an empty one gives no reason.
     fn admit(
         &self,
         router: &mut Router,
         key: PeerKey,
         shown: &Credentials<'_>,
     ) -> std::result::Result<(), String> {
-        let is_right = match shown {
+        // As in nats-server, clients may show what is compared with nothing here.
+        let is_open = !self.requires_proof && !router.has_credentials();
+        match self.check(router, key, shown) {
+            Ok(true) => Ok(()),
+            _ if is_open => Ok(()),
+            Ok(false) => Err(String::new()),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Whether the client has shown what it must. The router decides whether that is right.
+    fn check(
+        &self,
+        router: &mut Router,
+        key: PeerKey,
+        shown: &Credentials<'_>,
+    ) -> std::result::Result<bool, String> {
+        Ok(match shown {
             Credentials::Nothing => !self.requires_proof || self.is_certified,
-            Credentials::Secret { .. } if !self.is_private => {
-                let why = "a password or token in clear text is taken over TLS or a Unix socket \
-                           only; an nkey is taken everywhere";
-                return Err(why.into());
-            }
+            Credentials::Secret { .. } if !self.is_private => return Err(OPEN_SECRET.into()),
             Credentials::Secret { name, secret } => router.take_secret(key, *name, secret),
             Credentials::Signature { nkey, signature } => {
                 let public = has_signed(nkey, signature, &self.nonce);
                 public.is_some_and(|public| router.take_key(key, &public))
             }
             Credentials::Unusable(why) => return Err((*why).into()),
-        };
-        if is_right { Ok(()) } else { Err(String::new()) }
+        })
     }
 }
 

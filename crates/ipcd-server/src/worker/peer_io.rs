@@ -156,7 +156,8 @@ impl Worker {
         self.router.count_lost(lost - std::mem::replace(&mut connection.lost, lost));
         let has_traffic = connection.channel.wants_service();
         let may_write = has_traffic || std::mem::take(&mut connection.awaiting_credit);
-        if may_write && !connection.blocked && !self.router.is_flushed(key) {
+        let has_text = connection.adapter.as_mut().is_some_and(Adapter::has_text);
+        if may_write && !connection.blocked && (has_text || !self.router.is_flushed(key)) {
             self.write_peer(key);
         }
         if has_traffic {
