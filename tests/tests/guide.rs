@@ -273,6 +273,11 @@ fn bring_your_own_program() {
 }
 
 #[test]
+fn nats() {
+    run("nats.md");
+}
+
+#[test]
 fn relay() {
     run("relay.md");
 }

@@ -14,11 +14,11 @@ HEAR = CONNECT + b"SUB * 1\r\n"
 HEAR_ALL = CONNECT + b"SUB > 1\r\n"
 HEAR_FULL = FULL + b"SUB * 1\r\n"
 
-# Servers: a plain one, one with a small max_payload, one that wants the token `secret`.
+# Servers: a plain one, one with a small max_payload, one that wants the token `secret-secret-secret`.
 SERVERS = {
     "plain": "",
     "small": "max_payload: 1024\n",
-    "token": "authorization { token: secret }\n",
+    "token": "authorization { token: secret-secret-secret }\n",
 }
 
 
@@ -258,14 +258,14 @@ def limits():
 
 
 def tokens():
-    good = b'CONNECT {"verbose":false,"auth_token":"secret"}\r\n'
+    good = b'CONNECT {"verbose":false,"auth_token":"secret-secret-secret"}\r\n'
     yield script("the right token", good + b"SUB a 1\r\nPUB a 1\r\nx\r\n", server="token")
-    for name, body in [("a wrong token", b'{"verbose":false,"auth_token":"Secret"}'),
+    for name, body in [("a wrong token", b'{"verbose":false,"auth_token":"Secret-secret-secret"}'),
                        ("an empty token", b'{"verbose":false,"auth_token":""}'),
-                       ("no token", b'{"verbose":false}'), ("a token and more", b'{"verbose":false,"auth_token":"secret "}'),
+                       ("no token", b'{"verbose":false}'), ("a token and more", b'{"verbose":false,"auth_token":"secret-secret-secret "}'),
                        ("a token of another type", b'{"verbose":false,"auth_token":1}'),
-                       ("the token as a user", b'{"verbose":false,"user":"secret"}'),
-                       ("the token as a password", b'{"verbose":false,"user":"a","pass":"secret"}')]:
+                       ("the token as a user", b'{"verbose":false,"user":"secret-secret-secret"}'),
+                       ("the token as a password", b'{"verbose":false,"user":"a","pass":"secret-secret-secret"}')]:
         yield script(name, b"CONNECT " + body + b"\r\nSUB a 1\r\n", server="token")
     for line in [b"SUB a 1\r\n", b"PUB a 1\r\nx\r\n", b"UNSUB 1\r\n", b"PONG\r\n", b"PING\r\n", b"FOO\r\n"]:
         yield script(f"{line!r} before the token", line, server="token")

@@ -10,6 +10,8 @@ pub(crate) struct ServerConfig {
     pub(crate) token: Option<String>,
     pub(crate) user: Option<(String, String)>,
     pub(crate) nkey: Option<String>,
+    /// Whether users show JSON web tokens, which ipcd does not know.
+    pub(crate) has_operator: bool,
     pub(crate) tls: Option<TlsConfig>,
     pub(crate) websocket_port: Option<String>,
 }
@@ -52,6 +54,7 @@ impl ServerConfig {
             token: value("token"),
             user: value("user").zip(value("password")),
             nkey: value("nkey"),
+            has_operator: value("operator").is_some(),
             tls,
             websocket_port: websocket.and_then(|text| self::value(text, "port")),
         }
