@@ -201,7 +201,8 @@ impl WebSocket {
     /// Puts among our own bytes what is due now, if none of them wait. Returns whether there was
     /// something. So a peer that pings and does not read has one answer waiting at the most.
     pub(crate) fn queue_due(&mut self) -> Result<bool> {
-        if !self.is_open() || matches!(self.end, WriteEnd::Said | WriteEnd::Over) {
+        let is_done = matches!(self.end, WriteEnd::Said | WriteEnd::Over);
+        if !self.is_open() || is_done || !self.own.unsent().is_empty() {
             return Ok(false);
         }
         if let Some(ping) = self.incoming.take_ping() {
@@ -261,4 +262,46 @@ impl WebSocket {
 pub fn client_parts(place: &Place, is_raw: bool, below: ChannelParts) -> Result<ChannelParts> {
     let state = WebSocket::client(place, is_raw)?.encode(&below.state)?;
     Ok(ChannelParts { state, ..below })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(is_raw: bool) -> WebSocket {
+        let place = Place::of(&"ws://localhost:1/x".parse().unwrap()).unwrap();
+        let rules = RequestRules { path: String::new(), origins: None, is_raw };
+        let mut socket = WebSocket::server(rules);
+        let request = WebSocket::client(&place, is_raw).unwrap();
+        socket.receive(request.own.unsent(), None).unwrap();
+        let answer = socket.own.unsent().len();
+        socket.own.advance(answer);
+        socket
+    }
+
+    #[test]
+    fn a_peer_that_pings_and_does_not_read_has_one_answer_waiting() {
+        let mut socket = open(false);
+        let mut into = ReadBuffer::new(0, 100);
+        for number in 0..10_000_u16 {
+            let [high, low] = number.to_be_bytes();
+            socket.receive(&[0x89, 0x82, 0, 0, 0, 0, high, low], Some(&mut into)).unwrap();
+            socket.queue_due().unwrap();
+        }
+        assert_eq!(socket.own.unsent(), [0x8a, 2, 0, 0], "the first one");
+        socket.own.advance(4);
+        socket.queue_due().unwrap();
+        assert_eq!(socket.own.unsent(), [&[0x8a, 2][..], &9999_u16.to_be_bytes()].concat());
+        socket.own.advance(4);
+        assert!(!socket.queue_due().unwrap() && into.is_empty());
+    }
+
+    #[test]
+    fn only_a_raw_peer_gets_its_close_answered_at_once() {
+        for is_raw in [true, false] {
+            let mut socket = open(is_raw);
+            socket.receive(&[0x88, 0x80, 0, 0, 0, 0], Some(&mut ReadBuffer::new(0, 9))).unwrap();
+            assert_eq!((socket.has_closed(), socket.queue_due().unwrap()), (true, is_raw));
+        }
+    }
 }
