@@ -117,6 +117,11 @@ impl Endpoint {
         }
     }
 
+    /// The same endpoint without the path that follows host and port, if there is one.
+    pub fn without_path(&self) -> Self {
+        self.with_address(self.address.split('/').next().unwrap_or_default())
+    }
+
     /// The addresses that host and port stand for, which may ask the resolver.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>> {
         let address = self.host_and_port()?;

@@ -41,7 +41,7 @@ pub fn check(
     check_allow(at, transport, allow)?;
     if has_addresses(transport) {
         let is_near = |addr: &SocketAddr| addr.ip().to_canonical().is_loopback();
-        if insecure || !allow.is_empty() || at.resolve()?.iter().all(is_near) {
+        if insecure || !allow.is_empty() || at.without_path().resolve()?.iter().all(is_near) {
             return Ok(());
         }
         return Err(at.error(

@@ -20,9 +20,8 @@ impl Place {
     /// # Errors
     /// If host and port are missing, or the path cannot stand in a request.
     pub fn of(endpoint: &Endpoint) -> Result<Self> {
-        let address = endpoint.address();
-        let (host, path) = address.split_at(address.find('/').unwrap_or(address.len()));
-        let stream = endpoint.with_address(host);
+        let stream = endpoint.without_path();
+        let path = &endpoint.address()[stream.address().len()..];
         stream.host_and_port()?;
         let is_fit = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
         if path.len() > LONGEST_PATH || !path.bytes().all(is_fit) {

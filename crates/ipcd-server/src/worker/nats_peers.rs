@@ -60,7 +60,8 @@ impl Worker {
         let daemon = self.router.daemon();
         let listener = daemon.listeners.get(&owner.0);
         let at = listener.and_then(|(endpoint, _)| endpoint.parse::<Endpoint>().ok());
-        let place = at.as_ref().and_then(|at| at.host_and_port().ok());
+        let stream = at.as_ref().map(Endpoint::without_path);
+        let place = stream.as_ref().and_then(|at| at.host_and_port().ok());
         let (host, port) =
             place.and_then(|place| place.rsplit_once(':')).unwrap_or(("localhost", "0"));
         let must_certify =
