@@ -268,6 +268,11 @@ fn tls() {
 }
 
 #[test]
+fn from_a_browser() {
+    run("browser.md");
+}
+
+#[test]
 fn bring_your_own_program() {
     run("bring-your-own-program.md");
 }
