@@ -35,6 +35,7 @@ use ipcd_proto::control::Origin;
 use ipcd_proto::control::encode;
 use ipcd_proto::limits::MAX_NAME;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
@@ -57,7 +58,8 @@ pub(crate) struct Cluster {
     /// table of interests, in which version it has seen that last.
     route_version: Cell<u64>,
     table_version: Cell<u32>,
-    pub(crate) links: Vec<WorkerLink>,
+    /// The links to workers that this one has met, or is about to meet, by slot.
+    pub(crate) links: BTreeMap<u32, WorkerLink>,
     /// Frames of other workers that wait for a later turn.
     pub(crate) inbound: InboundQueue,
     /// Publishers that wait for other workers.
@@ -88,6 +90,8 @@ pub(crate) struct WorkerLink {
     pub(crate) outgoing: Vec<u8>,
     pub(crate) head: usize,
     pub(crate) is_dirty: bool,
+    /// Whether the directory was asked for that worker, and has not answered.
+    is_asked: bool,
     sent: u64,
     /// Bytes that the other worker has reported as consumed.
     credited: u64,
@@ -115,19 +119,33 @@ pub(crate) struct PendingAck {
 
 impl Cluster {
     pub(crate) fn new(config: &Config, directory: DirectoryState) -> Self {
-        let link =
-            |generation: &u32| WorkerLink { last_generation: *generation, ..WorkerLink::default() };
-        let links = directory.generations.iter().map(link).collect();
         let (own_slot, window) = (config.slot, config.window);
-        let mut cluster = Self { own_slot, window, directory, links, ..Self::default() };
-        // Leaving workers wait for a word from every living one, and so from this one.
-        cluster.greet_leavers();
+        let mut cluster = Self { own_slot, window, directory, ..Self::default() };
+        let (slot, generation) = (config.slot, config.generation);
+        cluster.directory.apply(&DirectoryChange::Generation { slot, generation });
         cluster
     }
 
     /// Whether this router has neither other workers nor a directory.
     pub(crate) fn is_alone(&self) -> bool {
-        self.links.is_empty()
+        self.directory.generations.is_empty()
+    }
+
+    /// Returns the link to a slot.
+    pub(crate) fn link(&mut self, slot: u32) -> &mut WorkerLink {
+        self.links.entry(slot).or_default()
+    }
+
+    /// Asks the directory for the worker in a slot. Until the answer, nothing can be sent there.
+    pub(crate) fn meet(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.link(slot).is_asked, true) {
+            self.tell_directory(DirectoryRequest::Meet(slot));
+        }
+    }
+
+    /// Notes that in a slot is no worker that can be met.
+    pub(crate) fn note_absent(&mut self, slot: u32) {
+        self.link(slot).is_asked = false;
     }
 
     /// Returns the interests of other workers that match, sorted by worker, and the number of index
@@ -184,7 +202,7 @@ impl Cluster {
 
     /// Returns the bytes that a worker has not reported as consumed.
     pub(crate) fn outstanding(&self, slot: u32) -> u64 {
-        self.links.get(slot as usize).map_or(0, |link| link.sent - link.credited)
+        self.links.get(&slot).map_or(0, |link| link.sent - link.credited)
     }
 
     /// Returns the bytes that all workers together may have in flight to this one, for one
@@ -208,7 +226,7 @@ impl Cluster {
     }
 
     pub(crate) fn last_generation_of(&self, slot: u32) -> u32 {
-        self.links[slot as usize].last_generation
+        self.links.get(&slot).map_or(0, |link| link.last_generation)
     }
 
     /// Queues messages for a worker.
@@ -227,7 +245,7 @@ impl Cluster {
         if !self.is_alive(slot) {
             return;
         }
-        let link = &mut self.links[slot as usize];
+        let link = self.link(slot);
         let before = link.outgoing.len();
         write(&mut link.outgoing);
         link.sent += (link.outgoing.len() - before) as u64;
@@ -239,10 +257,8 @@ impl Cluster {
 
     /// Sends a notice to all living workers.
     fn tell_all(&mut self, notice: &WorkerMessage) {
-        let own = self.own_slot;
-        (0..self.links.len() as u32)
-            .filter(|slot| *slot != own)
-            .for_each(|slot| self.tell(slot, notice));
+        let slots: Vec<u32> = self.links.keys().copied().collect();
+        slots.into_iter().for_each(|slot| self.tell(slot, notice));
     }
 
     pub(crate) fn tell_directory(&mut self, request: DirectoryRequest) {
@@ -257,11 +273,12 @@ impl Cluster {
     }
 
     pub(crate) fn report_consumed(&mut self, slot: u32, bytes: usize) {
-        let link = &mut self.links[slot as usize];
+        let quarter = self.window / 4;
+        let link = self.link(slot);
         link.consumed += bytes as u64;
         // A report for each quarter of the window: often enough that no publisher waits for a
         // report that is not due, and rare enough to cost little.
-        if link.consumed - link.add_answer >= self.window / 4 {
+        if link.consumed - link.add_answer >= quarter {
             link.add_answer = link.consumed;
             let notice = WorkerMessage::Consumed(link.consumed);
             self.tell(slot, &notice);
@@ -270,7 +287,7 @@ impl Cluster {
 
     /// Notes that another worker has consumed all bytes up to this position.
     pub(crate) fn credit(&mut self, slot: u32, position: u64) {
-        let link = &mut self.links[slot as usize];
+        let link = self.link(slot);
         // A compromised worker may claim any position. One beyond `sent` would make `outstanding`
         // underflow, and a smaller one would take credit back.
         link.credited = position.clamp(link.credited, link.sent);
@@ -278,7 +295,7 @@ impl Cluster {
 
     /// Removes bytes from the front of the frames for a worker, because they were sent.
     pub(crate) fn forwarded(&mut self, slot: u32, count: usize) {
-        let link = &mut self.links[slot as usize];
+        let link = self.link(slot);
         link.head += count;
         if link.head == link.outgoing.len() {
             link.outgoing.clear();
@@ -292,7 +309,7 @@ impl Cluster {
 
     /// Starts over with another generation of a slot, or with an empty slot.
     pub(crate) fn replace(&mut self, slot: u32, generation: u32) {
-        let link = &mut self.links[slot as usize];
+        let link = self.link(slot);
         let last_generation = link.last_generation.max(generation);
         let heard_generation = link.heard_generation;
         // Both outlive the link: they tell late records of earlier generations apart.
@@ -315,8 +332,7 @@ impl Cluster {
         let known = |slot: u32| self.generation_of(slot).unwrap_or(0);
         match *change {
             DirectoryChange::Generation { slot, generation } => {
-                let last = self.links.get(slot as usize).map_or(0, |link| link.last_generation);
-                generation < known(slot).max(last)
+                generation < known(slot).max(self.last_generation_of(slot))
             }
             DirectoryChange::Leaving { slot, generation }
             | DirectoryChange::Died { slot, generation, .. } => known(slot) != generation,

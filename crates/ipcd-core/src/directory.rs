@@ -21,8 +21,9 @@ use crate::directory::violation::{
 use crate::model::counters::add_counters;
 use crate::model::interest::{GroupPart, Interest};
 use crate::model::names::is_peer_name;
+use crate::model::principal::QuotaUsage;
 use crate::routing::interests::{InterestTable, SharedWords};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Changes in one message to a worker.
 const BATCH: usize = 128;
@@ -41,6 +42,8 @@ pub struct Directory {
     interests: InterestTable,
     /// For each slot, the last ticket of an interest that was entered, and that the worker waits for.
     entered: BTreeMap<u32, u64>,
+    /// For each slot, the workers that its worker has met: they learn of its end.
+    acquainted: Vec<BTreeSet<u32>>,
     /// The slot of the worker that serves the peer of each name.
     names: HashMap<String, u32>,
     /// The number of names of each worker's peers.
@@ -49,6 +52,8 @@ pub struct Directory {
     ended: Vec<(String, u64)>,
     /// For each slot, whether its worker has sent its final counters.
     finished: Vec<bool>,
+    /// Whether a worker has asked for anything since the last call of [`Directory::take_activity`].
+    is_active: bool,
     /// Open questions, with the workers that have not answered yet.
     questions: HashMap<QueryTicket, Question>,
 }
@@ -77,10 +82,12 @@ impl Directory {
             seen: vec![None; slots],
             interests,
             entered: BTreeMap::new(),
+            acquainted: vec![BTreeSet::new(); slots],
             names: HashMap::new(),
             name_counts: vec![0; slots],
             ended: Vec::new(),
             finished: vec![false; slots],
+            is_active: false,
             questions: HashMap::new(),
         }
     }
@@ -95,7 +102,7 @@ impl Directory {
     /// Registers a worker that is forked now, and so inherits the current state.
     pub fn add_worker(&mut self, slot: u32, generation: u32) {
         self.interests.begin(slot, generation);
-        self.change(DirectoryChange::Generation { slot, generation });
+        self.state.apply(&DirectoryChange::Generation { slot, generation });
         // The inherited state includes the pending changes, so that this worker is not sent them.
         self.inherited[slot as usize] = self.pending.len();
         self.seen[slot as usize] = Some(self.state.epoch);
@@ -103,22 +110,35 @@ impl Directory {
     }
 
     /// Removes a dead worker. It counts as having confirmed every epoch and answered every
-    /// question, so that no other worker waits for it. Returns the answers that are complete now.
+    /// question, so that no other worker waits for it. Returns the events for those that have met it, and the
+    /// answers that are complete now.
     pub fn remove_worker(&mut self, slot: u32) -> Vec<AddressedEvent> {
         let generation = self.state.generations[slot as usize];
         let has_finished = self.finished[slot as usize];
-        self.interests.clear(slot);
-        self.change(DirectoryChange::Died { slot, generation, has_finished });
+        self.interests.begin(slot, 0);
+        for principal in self.state.principals_of(slot) {
+            let usage = QuotaUsage::default();
+            self.change(DirectoryChange::QuotaUsage { slot, principal, usage });
+        }
+        let change = DirectoryChange::Died { slot, generation, has_finished };
+        self.state.apply(&change);
+        let acquainted = std::mem::take(&mut self.acquainted[slot as usize]);
+        let mut told = Vec::new();
+        for other in acquainted {
+            self.acquainted[other as usize].remove(&slot);
+            told.push(self.worker_changed(other, change.clone()));
+        }
         self.seen[slot as usize] = None;
         self.entered.remove(&slot);
         self.names.retain(|_, owner| *owner != slot);
         self.name_counts[slot as usize] = 0;
-        self.end_questions(slot)
+        told.extend(self.end_questions(slot));
+        told
     }
 
     /// Returns the state for a worker that is forked now.
     pub fn state(&self) -> DirectoryState {
-        self.state.clone()
+        self.state.for_worker()
     }
 
     /// Handles a request of a worker, and returns the events to deliver at once. Requests of a slot
@@ -136,11 +156,13 @@ impl Directory {
         if self.seen[slot as usize].is_none() {
             return Ok(Vec::new());
         }
+        self.is_active |= !matches!(request, DirectoryRequest::Seen(_));
         match request {
             DirectoryRequest::Seen(epoch) => self.seen(slot, epoch)?,
             DirectoryRequest::Interested { ticket, interest, share } => {
                 self.interested(slot, ticket, interest, share)?;
             }
+            DirectoryRequest::Meet(other) => return self.meet(slot, other),
             DirectoryRequest::Uninterested(interest) => {
                 self.interests.remove(slot, &interest);
             }
@@ -161,8 +183,11 @@ impl Directory {
             DirectoryRequest::Leaving => {
                 let generation = self.state.generations[slot as usize];
                 // From now on no route contains the worker.
-                self.interests.clear(slot);
-                self.change(DirectoryChange::Leaving { slot, generation });
+                self.interests.begin(slot, 0);
+                let change = DirectoryChange::Leaving { slot, generation };
+                self.state.apply(&change);
+                let told = self.acquainted[slot as usize].iter().chain([&slot]);
+                return Ok(told.map(|to| self.worker_changed(*to, change.clone())).collect());
             }
             DirectoryRequest::Counted(counters) => {
                 check_counters(&self.ended, &counters)?;
@@ -214,6 +239,36 @@ impl Directory {
         Ok(())
     }
 
+    /// Makes two workers known to each other, if the other one takes messages.
+    fn meet(&mut self, slot: u32, other: u32) -> Result<Vec<AddressedEvent>, ProtocolViolation> {
+        if slot == other || self.seen.len() <= other as usize {
+            return Err(ProtocolViolation::Slot);
+        }
+        let to = self.state.generations[slot as usize];
+        if self.seen[other as usize].is_none() || self.state.is_leaving(other) {
+            return Ok(vec![(slot, DirectoryEvent::Absent { to, slot: other })]);
+        }
+        self.acquainted[slot as usize].insert(other);
+        self.acquainted[other as usize].insert(slot);
+        let generation_of = |slot: u32| {
+            let generation = self.state.generations[slot as usize];
+            DirectoryChange::Generation { slot, generation }
+        };
+        let mut told = vec![self.worker_changed(other, generation_of(slot))];
+        // A leaving worker passes on its last messages, and waits for the last ones of the other.
+        if self.state.is_leaving(slot) {
+            let change = DirectoryChange::Leaving { slot, generation: to };
+            told.push(self.worker_changed(other, change));
+        }
+        told.push(self.worker_changed(slot, generation_of(other)));
+        Ok(told)
+    }
+
+    fn worker_changed(&self, slot: u32, change: DirectoryChange) -> AddressedEvent {
+        let to = self.state.generations[slot as usize];
+        (slot, DirectoryEvent::WorkerChanged { to, change })
+    }
+
     fn seen(&mut self, slot: u32, epoch: u64) -> Result<(), ProtocolViolation> {
         if epoch > self.state.epoch {
             return Err(ProtocolViolation::Epoch);
@@ -224,9 +279,17 @@ impl Directory {
         Ok(())
     }
 
-    /// Whether a worker has not confirmed all epochs that it was told.
-    pub fn is_behind(&self, slot: u32) -> bool {
-        self.seen[slot as usize].is_some_and(|seen| seen < self.state.epoch)
+    /// Whether a worker has asked for anything since the last call.
+    pub fn take_activity(&mut self) -> bool {
+        std::mem::take(&mut self.is_active)
+    }
+
+    /// Returns events that every worker confirms, so that those are found that hang.
+    pub fn probe(&mut self) -> Vec<AddressedEvent> {
+        self.state.epoch += 1;
+        let (epoch, changes) = (self.state.epoch, Vec::new());
+        let probe = DirectoryEvent::Changes { epoch, changes };
+        self.living().into_iter().map(|slot| (slot, probe.clone())).collect()
     }
 
     /// Returns the events with all pending changes, and the confirmations that are due.
@@ -354,6 +417,7 @@ mod tests {
         prop_oneof![
             any::<u64>().prop_map(DirectoryRequest::Seen),
             Just(DirectoryRequest::Leaving),
+            (0..SLOTS + 2).prop_map(DirectoryRequest::Meet),
             (0..8_u64).prop_map(DirectoryRequest::Seen),
             (any::<u64>(), any_interest(), share).prop_map(|(ticket, interest, share)| {
                 DirectoryRequest::Interested { ticket, interest, share }

@@ -102,7 +102,7 @@ impl Peers {
     pub(crate) fn release_memory(&mut self, now: Instant) {
         if self.pool.look(now) {
             // Links to idle workers keep a buffer, too.
-            let links = self.cluster.links.iter_mut();
+            let links = self.cluster.links.values_mut();
             for link in links.filter(|link| link.outgoing.is_empty()) {
                 self.pool.note_released(std::mem::take(&mut link.outgoing).capacity());
             }

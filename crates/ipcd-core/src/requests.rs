@@ -168,7 +168,7 @@ impl Requests {
 
     /// Refuses the next message of another worker, and reports that if its publisher waits.
     pub(crate) fn refuse_next(&mut self, peers: &mut Peers, slot: u32) {
-        let Some(ticket) = peers.cluster.links[slot as usize].ticket.take() else { return };
+        let Some(ticket) = peers.cluster.link(slot).ticket.take() else { return };
         let mut receipt = Receipt::default();
         receipt.drop_for(DropReason::Newest, 1);
         let (is_answered, is_passed_on) = (false, false);

@@ -331,9 +331,10 @@ impl Router {
     /// Returns the frames for another worker, and the generation that they are for.
     pub fn outgoing(&mut self, slot: u32) -> (&[u8], u32) {
         let cluster = &mut self.delivery.sessions.peers.cluster;
-        let link = &mut cluster.links[slot as usize];
+        let generation = cluster.generation_of(slot).unwrap_or(0);
+        let link = cluster.link(slot);
         link.is_dirty = false;
-        (&link.outgoing[link.head..], cluster.directory.generations[slot as usize])
+        (&link.outgoing[link.head..], generation)
     }
 
     /// Returns the bytes for a worker that it has not reported as consumed.
@@ -345,7 +346,7 @@ impl Router {
     pub fn is_forwarded(&self) -> bool {
         let cluster = self.cluster();
         // Deferred frames may contain messages that have to be passed on.
-        !cluster.inbound.is_waiting() && cluster.links.iter().all(|link| link.outgoing.is_empty())
+        !cluster.inbound.is_waiting() && cluster.links.values().all(|link| link.outgoing.is_empty())
     }
 
     /// Notes that the first bytes for another worker were sent.

@@ -198,6 +198,7 @@ impl Supervisor {
             ended.into_iter().for_each(|peer| self.peer_intake().disconnect(peer));
         }
         self.workers.spread_changes();
+        self.workers.probe(self.config.daemon.watchdog.duration());
         self.workers.watch_over(self.config.daemon.watchdog.duration());
         self.workers.read_paused_logs(now, &self.epoll);
         log::tick(now);

@@ -111,7 +111,7 @@ impl Worker {
         let confined = confine(&mut init)?;
         let ConfinedWorker { epoll, alarm, link, inboxes, last_descriptor } = confined;
         let link = SupervisorLink::new(link, LINK, &epoll)?;
-        let slots = init.directory.as_ref().map_or(0, |shared| shared.generations.len());
+        let slots = init.directory.as_ref().map_or(0, |shared| shared.slots());
         let others = OtherWorkers::new(inboxes, slots, INBOX, FIRST_INBOX, &epoll)?;
         epoll
             .add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM.to_u64()))

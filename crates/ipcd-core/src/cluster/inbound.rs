@@ -13,6 +13,8 @@ pub(crate) struct InboundQueue {
     bytes: usize,
     /// Whether a message of another worker has not reached all its receivers yet.
     pub(crate) is_held: bool,
+    /// Whether the first frame is for a worker that this one has to meet first.
+    pub(crate) is_meeting: bool,
     /// Whether the deferred work contains an entry for this queue.
     pub(crate) is_deferred: bool,
 }
@@ -28,7 +30,7 @@ pub(crate) struct InboundBatch {
 impl InboundQueue {
     /// Whether frames wait, so that frames which arrive now have to wait behind them.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.is_held || !self.queue.is_empty()
+        self.is_held || self.is_meeting || !self.queue.is_empty()
     }
 
     pub(crate) fn push(&mut self, from: (u32, u32), frames: Vec<u8>) {

@@ -5,8 +5,8 @@
 //! on, and says so behind everything that it has sent ([`WorkerMessage::Last`]). When all have, the
 //! inbox is empty: group messages have been passed on, and messages for its peers are counted.
 
-use crate::cluster::Cluster;
 use crate::cluster::messages::WorkerMessage;
+use crate::cluster::{Cluster, WorkerLink};
 
 /// The progress of a worker's leaving.
 #[derive(Debug, Default)]
@@ -34,14 +34,16 @@ impl Cluster {
         self.tell(slot, &WorkerMessage::Last);
     }
 
-    /// Tells the workers that were leaving before this one started that it will send them nothing.
-    pub(crate) fn greet_leavers(&mut self) {
-        (0..self.links.len() as u32).for_each(|slot| self.note_leaving(slot));
+    /// Waits for a worker that this one meets while it leaves, because it passes messages on to it.
+    pub(crate) fn note_met_while_leaving(&mut self, slot: u32) {
+        if let LeaveState::Known(waits) = &mut self.leave {
+            waits.push(slot);
+        }
     }
 
     /// Notes that another worker will send no more messages.
     pub(crate) fn note_last_message(&mut self, slot: u32) {
-        self.links[slot as usize].has_said_last = true;
+        self.link(slot).has_said_last = true;
         self.stop_waiting_for(slot);
     }
 
@@ -52,12 +54,11 @@ impl Cluster {
         }
     }
 
-    /// Returns the living workers that have not said that no more messages come.
+    /// Returns the living workers that this one has met, and that have not said that no more messages
+    /// come.
     fn unfinished(&self) -> Vec<u32> {
-        let generations = (0..).zip(&self.directory.generations).zip(&self.links);
-        let owes = generations.filter(|((slot, generation), link)| {
-            *slot != self.own_slot && **generation > 0 && !link.has_said_last
-        });
-        owes.map(|((slot, _), _)| slot).collect()
+        let owes = |slot: u32, link: &WorkerLink| self.is_alive(slot) && !link.has_said_last;
+        let others = self.links.iter().filter(|(slot, link)| owes(**slot, link));
+        others.map(|(slot, _)| *slot).collect()
     }
 }

@@ -74,6 +74,10 @@ impl Delivery {
                 continue;
             }
             let message = FrameParts::of(&frame);
+            if self.must_meet_first(&frames[at..], &message) {
+                self.sessions.peers.cluster.inbound.is_meeting = true;
+                break;
+            }
             at += self.deliver_inbound(now, from, &mut frames[at..], message);
         }
         // A successor must not get credit for bytes of its predecessor.
@@ -129,7 +133,7 @@ impl Delivery {
         }
         // The publisher's ticket came in a notice directly ahead of this message.
         let ticket = header.is_tracked().then(|| {
-            let theirs = self.sessions.peers.cluster.links[slot as usize].ticket.take();
+            let theirs = self.sessions.peers.cluster.link(slot).ticket.take();
             let home =
                 theirs.map_or(OutcomeTarget::Nowhere, |ticket| OutcomeTarget::There(slot, ticket));
             self.sessions.requests.track(&mut self.sessions.peers, now, home, &header)
@@ -156,7 +160,7 @@ impl Delivery {
     /// of it follows the first frame of its successor.
     fn forget_earlier(&mut self, now: Instant, slot: u32, generation: u32) {
         let cluster = &mut self.sessions.peers.cluster;
-        let heard = &mut cluster.links[slot as usize].heard_generation;
+        let heard = &mut cluster.link(slot).heard_generation;
         if std::mem::replace(heard, generation) != generation {
             cluster.origins.retain(|_, (of, _)| *of != slot);
             self.sessions.requests.drop_copies_of(
@@ -211,7 +215,7 @@ impl Delivery {
                     self.peers_mut().resume_all();
                 }
             }
-            WorkerMessage::Tracked(ticket) => cluster.links[slot as usize].ticket = Some(ticket),
+            WorkerMessage::Tracked(ticket) => cluster.link(slot).ticket = Some(ticket),
             WorkerMessage::Last => cluster.note_last_message(slot),
         }
     }
@@ -245,7 +249,10 @@ impl Delivery {
                 && before != generation
             {
                 cluster.replace(slot, generation);
-                reborn.extend((generation > 0).then_some(slot));
+                if generation > 0 {
+                    cluster.note_met_while_leaving(slot);
+                    reborn.push(slot);
+                }
                 over.push(slot);
                 // The new generation knows none of the senders.
                 let introduced = table.values_mut().flat_map(|peer| &mut peer.introduced);
@@ -264,6 +271,13 @@ impl Delivery {
             self.sessions.peers.cluster.tell_blocked(slot);
         }
         self.peers_mut().update_quotas();
+        self.note_met();
+    }
+
+    /// Continues after news of a worker that messages may have waited for.
+    pub(crate) fn note_met(&mut self) {
+        self.sessions.peers.cluster.inbound.is_meeting = false;
+        self.defer_inbound();
         self.peers_mut().resume_all();
         self.sessions.resume_group_waiters();
     }

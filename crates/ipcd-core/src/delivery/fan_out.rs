@@ -206,7 +206,8 @@ impl Delivery {
 
     pub(crate) fn defer_inbound(&mut self) {
         let inbound = &mut self.sessions.peers.cluster.inbound;
-        if !inbound.queue.is_empty() && !inbound.is_held && !inbound.is_deferred {
+        let is_stopped = inbound.is_held || inbound.is_meeting;
+        if !inbound.queue.is_empty() && !is_stopped && !inbound.is_deferred {
             inbound.is_deferred = true;
             self.sessions.work.queue.push_back(DeferredWork::Inbound);
         }

@@ -5,7 +5,7 @@ use crate::model::frame_parts::FrameParts;
 use crate::model::ids::{PeerKey, Ticket};
 use crate::queue::message_batch::MessageBatch;
 use crate::routing::index::LocalSubscriber;
-use crate::routing::routes::{GroupCandidate, GroupRoute};
+use crate::routing::routes::{GroupCandidate, GroupRoute, RouteTargets};
 use crate::sessions::work::MessageSender;
 use ipcd_proto::Frame;
 use ipcd_proto::control::OverflowPolicy;
@@ -117,6 +117,36 @@ impl Delivery {
             self.sessions.peers.counters.unclaimed += 1;
         }
         self.give(now, from, candidate, frame, ticket);
+    }
+
+    /// Whether a group message of another worker can only go to workers that this one has not met.
+    /// It asks for them then.
+    pub(crate) fn must_meet_first(&mut self, bytes: &[u8], message: &FrameParts) -> bool {
+        let header = message.header;
+        if header.subscription == 0 {
+            return false;
+        }
+        let Some(group) = self.sessions.peers.cluster.group_of(header.subscription) else {
+            return false;
+        };
+        let Ok(targets) = self.route(message.subject(bytes)) else { return false };
+        let from = self.sessions.peers.ids.get(&header.sender).copied();
+        let of_group = targets.groups.iter().find(|group_route| group_route.group == group);
+        let mut candidates = of_group.into_iter().flat_map(GroupRoute::candidates);
+        !candidates.any(|candidate| self.may_get(from, candidate)) && self.meet_all(&targets)
+    }
+
+    /// Asks for the workers of a route that this one has not met. Returns whether there are any.
+    pub(crate) fn meet_all(&mut self, targets: &RouteTargets) -> bool {
+        let cluster = &mut self.sessions.peers.cluster;
+        let mut has_asked = false;
+        for (slot, generation) in targets.workers() {
+            if !cluster.knows(slot, generation) {
+                cluster.meet(slot);
+                has_asked = true;
+            }
+        }
+        has_asked
     }
 
     fn give(

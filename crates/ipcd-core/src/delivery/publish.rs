@@ -219,10 +219,8 @@ impl Delivery {
 
     /// Makes the publisher wait if a receiver, here or on another worker, cannot take more.
     fn must_wait(&mut self, publisher: PeerKey, targets: &RouteTargets) -> bool {
-        let cluster = &self.sessions.peers.cluster;
-        // The table of interests is ahead of the directory's events. The event that a worker has
-        // started is on its way, and without it nothing can be sent there.
-        if targets.workers().any(|(slot, generation)| !cluster.knows(slot, generation)) {
+        // Nothing can be sent to a worker that this one has not met.
+        if self.meet_all(targets) {
             self.peers_mut().wait_for_others(publisher);
             return true;
         }

@@ -25,6 +25,8 @@ pub enum DirectoryRequest {
     },
     /// The worker has lost the last subscription of an interest.
     Uninterested(Interest),
+    /// The worker has something for the worker in this slot.
+    Meet(u32),
     /// The resources that peers of a principal use at this worker.
     QuotaUsage {
         /// The principal.
@@ -76,6 +78,20 @@ pub enum DirectoryEvent {
         epoch: u64,
         /// The changes, in order.
         changes: Vec<DirectoryChange>,
+    },
+    /// A worker that this one has met, or meets now, has changed.
+    WorkerChanged {
+        /// The generation that the event is for.
+        to: u32,
+        /// The change.
+        change: DirectoryChange,
+    },
+    /// In this slot is no worker that can be met.
+    Absent {
+        /// The generation that the event is for.
+        to: u32,
+        /// The slot.
+        slot: u32,
     },
     /// This worker's interests up to the ticket are in force for all messages from now on.
     Confirmed {

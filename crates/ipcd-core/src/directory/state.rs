@@ -46,21 +46,19 @@ pub enum DirectoryChange {
     },
 }
 
-/// The shared state. A worker inherits it by fork, and the supervisor keeps its own up to date.
+/// The state that a worker inherits by fork, and keeps up to date. The supervisor has one, too.
 #[derive(Clone, Debug, Default)]
 pub struct DirectoryState {
     /// The interests of all workers. They are not a copy: every worker sees each change at once.
     pub(crate) interests: InterestView,
-    /// The generation in each slot; 0 in an empty slot.
-    pub generations: Vec<u32>,
+    /// The known generation in each slot; 0 if none is known. A worker knows those that it has met.
+    pub(crate) generations: Vec<u32>,
     /// The use of each principal's quota, by slot.
-    pub usage: HashMap<Principal, Vec<(u32, QuotaUsage)>>,
+    pub(crate) usage: HashMap<Principal, Vec<(u32, QuotaUsage)>>,
     /// The last epoch that the state includes.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// For each slot, whether its worker is leaving. No message goes to such a worker any more.
     leaving: Vec<bool>,
-    /// The number of living workers.
-    living: u64,
 }
 
 impl DirectoryState {
@@ -70,9 +68,16 @@ impl DirectoryState {
         Self { interests, generations, leaving, ..Self::default() }
     }
 
-    /// Returns the number of living workers.
-    pub(crate) fn living(&self) -> u64 {
-        self.living
+    /// Returns the state for a new worker, which has met no other.
+    pub(crate) fn for_worker(&self) -> Self {
+        let slots = self.generations.len();
+        let (usage, epoch) = (self.usage.clone(), self.epoch);
+        Self { usage, epoch, ..Self::new(slots, self.interests.clone()) }
+    }
+
+    /// Returns the number of slots.
+    pub fn slots(&self) -> usize {
+        self.generations.len()
     }
 
     /// Whether a worker is leaving.
@@ -87,7 +92,6 @@ impl DirectoryState {
                 self.set_generation(*slot, *generation);
             }
             DirectoryChange::Leaving { slot, .. } => {
-                self.forget_usage(*slot);
                 if let Some(leaving) = self.leaving.get_mut(*slot as usize) {
                     *leaving = true;
                 }
@@ -101,13 +105,11 @@ impl DirectoryState {
 
     fn set_generation(&mut self, slot: u32, generation: u32) {
         if let Some(known) = self.generations.get_mut(slot as usize) {
-            self.living = self.living + u64::from(generation > 0) - u64::from(*known > 0);
             *known = generation;
         }
         if let Some(leaving) = self.leaving.get_mut(slot as usize) {
             *leaving = false;
         }
-        self.forget_usage(slot);
     }
 
     /// Returns the use of a principal at one worker, and at all others together.
@@ -144,11 +146,13 @@ impl DirectoryState {
         }
     }
 
-    /// Forgets the quota use at a worker that has gone.
-    pub(crate) fn forget_usage(&mut self, slot: u32) {
-        self.usage.retain(|_, all| {
-            all.retain(|(known, _)| *known != slot);
-            !all.is_empty()
-        });
+    /// Returns the principals that use quotas at a worker.
+    pub(crate) fn principals_of(&self, slot: u32) -> Vec<Principal> {
+        let is_of = |all: &[(u32, QuotaUsage)]| all.iter().any(|(known, _)| *known == slot);
+        let found = self.usage.iter().filter(|(_, all)| is_of(all));
+        let mut found: Vec<Principal> = found.map(|(principal, _)| *principal).collect();
+        // Hash order differs between runs. Sorted, a simulation is repeatable by its seed.
+        found.sort_unstable();
+        found
     }
 }

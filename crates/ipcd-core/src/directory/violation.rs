@@ -30,6 +30,8 @@ const MAX_COUNTER_NAME: usize = 64;
 pub enum ProtocolViolation {
     /// It confirmed an epoch that does not exist yet.
     Epoch,
+    /// It asked for a worker that cannot exist.
+    Slot,
     /// Its interest has a malformed filter or group.
     Interest,
     /// It has more interests than allowed.
@@ -54,6 +56,7 @@ impl fmt::Display for ProtocolViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Epoch => "confirmed an epoch that does not exist",
+            Self::Slot => "asked for a worker that cannot exist",
             Self::Interest => "interest with a malformed filter or group",
             Self::TooManyInterests => "more interests than allowed",
             Self::Name => "claimed a malformed name",

@@ -5,7 +5,7 @@
 //! are full one after the other: then it goes to all of them.
 
 use crate::config::Config;
-use crate::model::ids::{PeerKey, place_of};
+use crate::model::ids::{PeerKey, is_generation, place_of};
 use crate::model::waiting::WaitState;
 use crate::output::{Output, ReceiveProgress};
 use crate::peers::Peers;
@@ -175,8 +175,16 @@ impl Peers {
     /// Makes the publisher wait if too many bytes are in flight to the receiver's worker. That
     /// worker always takes such a message, so that this only bounds memory, and passes soon.
     pub(crate) fn must_wait_for_way(&mut self, publisher: PeerKey, to: DirectAddress) -> bool {
-        let (slot, cluster) = (place_of(to.peer).0, &self.cluster);
-        let waits = !self.is_here(to.peer)
+        let (slot, in_id) = place_of(to.peer);
+        let is_here = self.is_here(to.peer);
+        let cluster = &mut self.cluster;
+        let generation = cluster.directory.interests.generation(slot);
+        if !is_here && is_generation(generation, in_id) && !cluster.knows(slot, generation) {
+            cluster.meet(slot);
+            self.wait_for_others(publisher);
+            return true;
+        }
+        let waits = !is_here
             && cluster.is_alive(slot)
             // A leaving worker gets no more messages, so there is nothing to wait for.
             && !cluster.directory.is_leaving(slot)

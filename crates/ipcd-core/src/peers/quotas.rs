@@ -137,7 +137,10 @@ impl Peers {
     }
 
     pub(crate) fn quota_limit(&self) -> QuotaLimit {
-        QuotaLimit::new(self.config.max_bytes_per_principal, self.cluster.directory.living())
+        QuotaLimit::new(
+            self.config.max_bytes_per_principal,
+            self.cluster.directory.interests.living(),
+        )
     }
 
     pub(crate) fn check_subscription_quota(&self, key: PeerKey) -> Result<(), Failure> {

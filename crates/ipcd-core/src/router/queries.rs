@@ -76,10 +76,20 @@ impl Router {
                 // once more.
                 if epoch > directory.epoch {
                     directory.epoch = epoch;
-                    self.delivery.apply_changes(now, &changes);
+                    // Without a change, the directory only wants the confirmation.
+                    if !changes.is_empty() {
+                        self.delivery.apply_changes(now, &changes);
+                    }
                 }
                 // Also for a known batch: the directory waits for the confirmation of each.
                 self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Seen(epoch));
+            }
+            DirectoryEvent::WorkerChanged { to, change } if to == generation => {
+                self.delivery.apply_changes(now, &[change]);
+            }
+            DirectoryEvent::Absent { to, slot } if to == generation => {
+                self.peers_mut().cluster.note_absent(slot);
+                self.delivery.note_met();
             }
             DirectoryEvent::Confirmed { to, ticket } if to == generation => {
                 self.delivery.confirmed(now, ticket)

@@ -24,6 +24,8 @@ use crate::worker::NewPeer;
 
 /// Messages that wait for a worker's link. Until it takes them, no peer goes to it.
 const LINK_BACKLOG: usize = 64;
+/// Probes of all workers in a time-out of the watchdog, at most.
+const PROBES: u32 = 4;
 /// Words of the table of interests. Most interests take 12 to 16; the kernel provides the memory for
 /// those that there are.
 const INTEREST_WORDS: usize = 1 << 26;
@@ -39,6 +41,9 @@ pub(super) struct WorkerPool {
     occupied: Vec<SlotId>,
     /// The state that all workers share: interests, names, and open questions.
     pub(super) directory: Directory,
+    /// Whether workers have been active since the last probe, and the time of the next one.
+    is_probe_due: bool,
+    next_probe: Instant,
     /// The slot whose turn it is to get a peer.
     turn: usize,
 }
@@ -68,7 +73,8 @@ impl WorkerPool {
         }
         let launcher = WorkerLauncher::new(count, daemon.fork, user, sandbox)?;
         let directory = Directory::new(count, interest_memory(count)?);
-        Ok(Self { launcher, slots, occupied, directory, turn: 0 })
+        let (is_probe_due, next_probe) = (false, Instant::now());
+        Ok(Self { launcher, slots, occupied, directory, is_probe_due, next_probe, turn: 0 })
     }
 
     /// Whether each peer has a child of its own.
@@ -108,7 +114,9 @@ impl WorkerPool {
         let slots = || self.occupied.iter().map(|id| &self.slots[id.index()]);
         let births = slots().filter_map(WorkerSlot::due_at).filter(|_| forks);
         let checks = slots().filter_map(|slot| slot.next_check(watchdog));
-        births.chain(checks).chain(slots().filter_map(WorkerSlot::next_of_log)).min()
+        let logs = slots().filter_map(WorkerSlot::next_of_log);
+        let probe = self.is_probe_due.then_some(self.next_probe);
+        births.chain(checks).chain(logs).chain(probe).min()
     }
 
     /// Forks a worker for each slot that is due.
@@ -259,6 +267,18 @@ impl WorkerPool {
     pub(super) fn spread_changes(&mut self) {
         if self.slots.len() > 1 {
             let events = self.directory.take_events();
+            self.send_events(events);
+        }
+    }
+
+    /// Has all workers confirm that they read their links, a few times in each time-out of the watchdog.
+    /// A daemon in which nothing happens asks nothing.
+    pub(super) fn probe(&mut self, watchdog: Duration) {
+        let now = Instant::now();
+        self.is_probe_due |= self.directory.take_activity() && self.slots.len() > 1;
+        if self.is_probe_due && self.next_probe <= now {
+            (self.is_probe_due, self.next_probe) = (false, now + watchdog / PROBES);
+            let events = self.directory.probe();
             self.send_events(events);
         }
     }

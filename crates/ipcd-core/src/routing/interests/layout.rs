@@ -27,12 +27,15 @@ pub(super) const PATTERN_COUNT: usize = 4;
 pub(super) const USED_WORDS: usize = 5;
 /// The two halves of the number with which texts are hashed.
 const SEED: usize = 6;
+/// The number of slots, and of those with a worker that takes messages.
+pub(super) const SLOTS: usize = 8;
+pub(super) const LIVING: usize = 9;
 /// The first pattern. Each has two words.
-pub(super) const PATTERNS: usize = 8;
+pub(super) const PATTERNS: usize = 10;
 /// Patterns that the table has room for.
 pub(super) const MAX_PATTERNS: usize = 256;
-/// The first word behind the patterns.
-pub(super) const HEAP: usize = PATTERNS + 2 * MAX_PATTERNS;
+/// The generation in each slot; 0 without a worker that takes messages.
+pub(super) const GENERATIONS: usize = PATTERNS + 2 * MAX_PATTERNS;
 
 /// The words of an entry. The texts of filter and group follow.
 pub(super) const NEXT: [usize; 2] = [0, 1];

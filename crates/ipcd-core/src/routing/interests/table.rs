@@ -7,9 +7,9 @@ use std::sync::atomic::fence;
 use ipcd_proto::Filter;
 
 use super::layout::{
-    Buckets, FilterPattern, GENERATION, HASH, HEAP, LENGTHS, MAX_PATTERNS, MEMBERS, NEXT, NUMBER,
-    PATTERN_COUNT, PATTERN_PLACES, PATTERNS, PLACE, REUSES, ROOT, SLOT, SharedMemory, SharedWords,
-    TEXT, TEXT_BYTES, TextLengths, USED_WORDS, VERSION,
+    Buckets, FilterPattern, GENERATION, GENERATIONS, HASH, LENGTHS, LIVING, MAX_PATTERNS, MEMBERS,
+    NEXT, NUMBER, PATTERN_COUNT, PATTERN_PLACES, PATTERNS, PLACE, REUSES, ROOT, SLOT, SLOTS,
+    SharedMemory, SharedWords, TEXT, TEXT_BYTES, TextLengths, USED_WORDS, VERSION,
 };
 use super::view::InterestView;
 use crate::model::interest::{GroupPart, Interest};
@@ -29,7 +29,6 @@ pub(crate) struct InterestTable {
     view: InterestView,
     /// The entries of each slot.
     held: Vec<Vec<u32>>,
-    generations: Vec<u32>,
     count: usize,
     /// The place of each known pattern, and the number of its filters.
     patterns: HashMap<FilterPattern, (usize, usize)>,
@@ -48,14 +47,14 @@ impl InterestTable {
     /// filters with one hash.
     pub(crate) fn new(slots: usize, words: SharedWords, readers: SharedWords, seed: u64) -> Self {
         words.memory().set_seed(seed);
-        words.memory().set(USED_WORDS, HEAP as u32);
+        words.memory().set(SLOTS, slots as u32);
+        words.memory().set(USED_WORDS, first_heap_word(slots) as u32);
         let mut free = Vec::new();
         free.resize_with(SIZES, Vec::new);
         Self {
             words,
             view: InterestView::new(readers),
             held: vec![Vec::new(); slots],
-            generations: vec![0; slots],
             count: 0,
             patterns: HashMap::new(),
             free_places: Vec::new(),
@@ -73,12 +72,15 @@ impl InterestTable {
         self.held.get(slot as usize).map_or(0, Vec::len)
     }
 
-    /// Begins a generation of a slot, without interests.
+    /// Begins a generation of a slot, without interests. Generation 0 ends the present one: from now
+    /// on, no message goes to the slot.
     pub(crate) fn begin(&mut self, slot: u32, generation: u32) {
         self.clear(slot);
-        if let Some(known) = self.generations.get_mut(slot as usize) {
-            *known = generation;
-        }
+        let (memory, at) = (self.words.memory(), GENERATIONS + slot as usize);
+        let before = memory.get(at);
+        let living = memory.get(LIVING) + u32::from(generation > 0) - u32::from(before > 0);
+        memory.set(LIVING, living);
+        memory.publish(at, generation);
     }
 
     /// Enters an interest of a slot. A repeated one replaces the earlier one.
@@ -147,7 +149,7 @@ impl InterestTable {
         let held = &mut self.held[slot as usize];
         memory.set(entry + HASH, memory.hash(interest.filter.as_bytes()));
         memory.set(entry + SLOT, slot);
-        memory.set(entry + GENERATION, self.generations[slot as usize]);
+        memory.set(entry + GENERATION, memory.get(GENERATIONS + slot as usize));
         memory.set(entry + NUMBER, part.number);
         memory.set(entry + MEMBERS, part.members);
         memory.set(entry + LENGTHS, lengths.to_word());
@@ -314,6 +316,11 @@ impl InterestTable {
     }
 }
 
+/// Returns the first word behind the generations.
+fn first_heap_word(slots: usize) -> usize {
+    (GENERATIONS + slots).next_multiple_of(GRAIN)
+}
+
 /// Puts an entry at the front of its bucket.
 fn link_in(memory: SharedMemory<'_>, buckets: Buckets, entry: usize) {
     let bucket = buckets.bucket_of(memory.get(entry + HASH));
@@ -465,14 +472,14 @@ mod tests {
             assert!(table.remove(0, &interest));
         }
         assert!(
-            (table.words.memory().get(USED_WORDS) as usize) < HEAP + 1024
+            (table.words.memory().get(USED_WORDS) as usize) < first_heap_word(2) + 1024
                 && table.patterns.is_empty()
         );
     }
 
     #[test]
     fn a_full_table_refuses_and_stays_as_it_was() {
-        let mut table = table(2, HEAP + 4096);
+        let mut table = table(2, first_heap_word(2) + 4096);
         let text = |number: usize| format!("filter.{number:05}");
         let fitting = (0..)
             .take_while(|number| table.insert(0, &interest(&text(*number), None), None).is_ok());

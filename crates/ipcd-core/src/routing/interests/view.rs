@@ -7,9 +7,9 @@ use ipcd_proto::Subject;
 use ipcd_proto::limits::MAX_SUBJECT;
 
 use super::layout::{
-    Buckets, FilterPattern, GENERATION, HASH, LENGTHS, MAX_PATTERNS, MEMBERS, NEXT, NUMBER,
-    PATTERN_COUNT, PATTERN_PLACES, PATTERNS, REUSES, SLOT, SharedMemory, SharedWords, TEXT_BYTES,
-    TextLengths, USED_WORDS, VERSION,
+    Buckets, FilterPattern, GENERATION, GENERATIONS, HASH, LENGTHS, LIVING, MAX_PATTERNS, MEMBERS,
+    NEXT, NUMBER, PATTERN_COUNT, PATTERN_PLACES, PATTERNS, REUSES, SLOT, SLOTS, SharedMemory,
+    SharedWords, TEXT_BYTES, TextLengths, USED_WORDS, VERSION,
 };
 use crate::model::interest::GroupPart;
 
@@ -54,6 +54,18 @@ impl InterestView {
     /// supervisor had entered before it stored this number is found afterwards.
     pub(crate) fn version(&self) -> u32 {
         self.0.memory().get_published(VERSION)
+    }
+
+    /// Returns the number of workers that take messages.
+    pub(crate) fn living(&self) -> u64 {
+        self.0.memory().get(LIVING).into()
+    }
+
+    /// Returns the generation in a slot; 0 without a worker that takes messages.
+    pub(crate) fn generation(&self, slot: u32) -> u32 {
+        let memory = self.0.memory();
+        let has_slot = slot < memory.get(SLOTS);
+        if has_slot { memory.get_published(GENERATIONS + slot as usize) } else { 0 }
     }
 
     /// Whether a filter with this pattern can be entered as it is.
