@@ -78,6 +78,8 @@ pub(crate) struct Cluster {
     pending_acks: Vec<PendingAck>,
     next_ticket: u64,
     confirmed: u64,
+    /// Whether the daemon ends, so that the directory answers no more.
+    pub(crate) is_ending: bool,
     /// The progress of this worker's own leaving.
     pub(crate) leave: LeaveState,
     pub(crate) outputs: VecDeque<Output>,

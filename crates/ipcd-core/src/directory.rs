@@ -248,7 +248,10 @@ impl Directory {
         if self.seen[other as usize].is_none() || self.state.is_leaving(other) {
             return Ok(vec![(slot, DirectoryEvent::Absent { to, slot: other })]);
         }
-        self.acquainted[slot as usize].insert(other);
+        // If both ask, one answer is enough for both.
+        if !self.acquainted[slot as usize].insert(other) {
+            return Ok(Vec::new());
+        }
         self.acquainted[other as usize].insert(slot);
         let generation_of = |slot: u32| {
             let generation = self.state.generations[slot as usize];

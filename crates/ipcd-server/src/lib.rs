@@ -21,7 +21,6 @@ mod exec;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod ids;
-mod inbox;
 mod lacking;
 mod link;
 mod listen;

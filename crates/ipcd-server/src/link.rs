@@ -11,9 +11,7 @@ use ipcd_core::{Acl, AddressPrefixes, Config, DirectoryEvent, DirectoryRequest, 
 use ipcd_sys::{recv_with_fds, send_with_fds};
 use ipcd_transport::PeerIdentity;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
-use nix::unistd::dup3;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -272,14 +270,13 @@ impl Link {
         Ok((Self::from_socket(a, here, there), Self::from_socket(b, there, here)))
     }
 
-    /// The same end under the number of `place`, for a forked child to keep while it closes
-    /// everything else.
+    /// The same end, for a forked child to keep while it closes everything else.
     ///
     /// # Errors
-    /// As dup3(2).
-    pub(crate) fn move_to(&self, mut place: OwnedFd) -> io::Result<Self> {
-        dup3(self.as_fd(), &mut place, OFlag::O_CLOEXEC)?;
-        Ok(Self::from_socket(place, self.longest, self.longest_there))
+    /// As fcntl(2), `F_DUPFD_CLOEXEC`.
+    pub(crate) fn duplicate(&self) -> io::Result<Self> {
+        let socket = self.as_fd().try_clone_to_owned()?;
+        Ok(Self::from_socket(socket, self.longest, self.longest_there))
     }
 
     /// One that leads nowhere.

@@ -13,7 +13,6 @@ use std::fs::File;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use ipcd_sys::occupy;
 use nix::errno::Errno;
 use nix::sys::prctl::{get_no_new_privs, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
@@ -91,29 +90,18 @@ impl Sandbox {
         &self.level
     }
 
-    /// Confines this process for good, as far as the trial has shown to be possible. It can use
-    /// those descriptors that it shares with other processes, but not change what they are, for
-    /// these others: close the connection, make it block, shrink its buffer. Numbers between them
-    /// are taken by duplicates of `filler`.
+    /// Confines this process for good, as far as the trial has shown to be possible. It can use its
+    /// link, which a successor may take over, but not change what it is: close the connection, make
+    /// it block, shrink its buffer.
     ///
     /// # Errors
     /// If less is in force than in the trial.
-    pub(crate) fn enter<'a>(
-        &self,
-        shared: impl Iterator<Item = BorrowedFd<'a>>,
-        filler: BorrowedFd<'_>,
-    ) -> Result<(), Error> {
+    pub(crate) fn enter(&self, link: BorrowedFd<'_>) -> Result<(), Error> {
         if self.level == SandboxLevel::default() {
             return Ok(());
         }
-        let numbers: Vec<RawFd> = shared.map(|fd| fd.as_raw_fd()).collect();
-        let first = numbers.iter().min().copied().unwrap_or(RawFd::MAX);
-        let last = numbers.iter().max().copied().unwrap_or(RawFd::MAX);
-        // The filter protects a range of numbers, and would restrict a descriptor that is received
-        // later if it got one of them.
-        occupy(first..=last, filler)
-            .map_err(|error| Error::system("take the numbers of descriptors", error))?;
-        let level = confine(&self.filter, first..=last);
+        let shared = link.as_raw_fd();
+        let level = confine(&self.filter, shared..=shared);
         if level != self.level {
             let (got, expected) = (level.to_string(), self.level.to_string());
             return Err(Error::Config(format!("the sandbox is {got}, where it was {expected}")));

@@ -15,9 +15,12 @@ mod read_buffers;
 mod supervisor_link;
 mod tick_queue;
 
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use ipcd_core::{DirectoryRequest, Output, PeerKey, Principal, Router};
+use ipcd_core::{
+    DirectoryChange, DirectoryEvent, DirectoryRequest, Output, PeerKey, Principal, Router,
+};
 use ipcd_proto::limits::{MAX_MAX_PAYLOAD, largest_frame};
 use ipcd_transport::ChannelParts;
 use nix::errno::Errno;
@@ -29,14 +32,13 @@ use self::connection_table::ConnectionTable;
 use self::init::{ConfinedWorker, confine};
 pub(crate) use self::init::{CrashMarker, NewPeer, WorkerInit};
 pub(crate) use self::nats_peers::NatsFacts;
-use self::other_workers::{ForwardOutcome, OtherWorkers};
+use self::other_workers::{ForwardOutcome, OtherWorkers, ReceivedRecord};
 use self::read_buffers::ReadBuffers;
 use self::supervisor_link::SupervisorLink;
 use self::tick_queue::TickQueue;
 use crate::Error;
 use crate::alarm::WakeupTimer;
 use crate::ids::AdmissionId;
-use crate::inbox::ReceivedRecord;
 use crate::lacking::PAUSE;
 use crate::link::{ReceiveOutcome, ToSupervisor, ToWorker};
 
@@ -48,15 +50,14 @@ const TRIMMED_BYTES: usize = 256 * 1024;
 const HANDSHAKE_STEPS: usize = 1;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
-/// Records taken out of the inbox in one turn.
-const INBOX_RECORDS: usize = 16;
+/// Records taken of other workers in one turn, as far as each gets at least one.
+const RECORDS: usize = 16;
 
 /// The link's token; no connection has it, for their numbers begin at 1.
 const LINK: EventToken = EventToken { place: 0, number: 0 };
-const INBOX: EventToken = EventToken { place: 1, number: 0 };
-const ALARM: EventToken = EventToken { place: 2, number: 0 };
-/// The way into the inbox of slot 0; those of the others follow.
-const FIRST_INBOX: EventToken = EventToken { place: 3, number: 0 };
+const ALARM: EventToken = EventToken { place: 1, number: 0 };
+/// The socket to the worker in slot 0; those of the others follow.
+const FIRST_OTHER: EventToken = EventToken { place: 2, number: 0 };
 
 /// Runs a worker in a freshly forked child; returns its exit status.
 pub(crate) fn main(init: WorkerInit<'_>) -> i32 {
@@ -80,6 +81,7 @@ struct Worker {
     alarm: WakeupTimer,
     link: SupervisorLink,
     others: OtherWorkers,
+    generation: u32,
     router: Router,
     connections: ConnectionTable,
     buffers: ReadBuffers,
@@ -109,10 +111,8 @@ struct Worker {
 impl Worker {
     fn start(mut init: WorkerInit<'_>) -> Result<Self, Error> {
         let confined = confine(&mut init)?;
-        let ConfinedWorker { epoll, alarm, link, inboxes, last_descriptor } = confined;
+        let ConfinedWorker { epoll, alarm, link, last_descriptor } = confined;
         let link = SupervisorLink::new(link, LINK, &epoll)?;
-        let slots = init.directory.as_ref().map_or(0, |shared| shared.slots());
-        let others = OtherWorkers::new(inboxes, slots, INBOX, FIRST_INBOX, &epoll)?;
         epoll
             .add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM.to_u64()))
             .map_err(|error| Error::system("watch the timer", error))?;
@@ -121,7 +121,8 @@ impl Worker {
             epoll,
             alarm,
             link,
-            others,
+            others: OtherWorkers::new(FIRST_OTHER),
+            generation: init.router_config.generation,
             router: Router::new(init.router_config, init.directory),
             connections: ConnectionTable::default(),
             buffers: ReadBuffers::new(),
@@ -162,17 +163,13 @@ impl Worker {
                             return Ok(());
                         }
                     }
-                    // epoll is level-triggered here, so it reports the rest again.
-                    INBOX => drop(self.read_inbox()?),
                     // Each turn looks at the time anyway.
                     ALARM => {
                         let stopped = self.alarm.stop();
                         stopped.map_err(|error| Error::system("read the timer", error))?;
                     }
                     EventToken { place, number: 0 } => {
-                        let slot = place - FIRST_INBOX.place;
-                        self.others.note_room(slot, &self.epoll)?;
-                        self.forward_frames(slot)?;
+                        self.serve_other(place - FIRST_OTHER.place, event.events())?;
                     }
                     token => self.handle_event(token, event.events()),
                 }
@@ -245,40 +242,34 @@ impl Worker {
             match self.link.receive()? {
                 ReceiveOutcome::NotReady => return Ok(true),
                 ReceiveOutcome::Closed => return Ok(false),
-                ReceiveOutcome::Message(message, fds) => {
-                    let admit = |number, owner, scheme: &str, identity, state, raw_profile| {
-                        let parts = ChannelParts { descriptors: fds, identity, state };
-                        let transport = ipcd_transports::find(scheme)?;
-                        Ok::<_, Error>(NewPeer { number, owner, transport, parts, raw_profile })
-                    };
-                    match message {
-                        ToWorker::Admit { number, owner, scheme, identity, state, raw_profile } => {
-                            let peer = admit(number, owner, &scheme, identity, state, raw_profile)?;
-                            self.admit_peer(peer);
-                        }
-                        message => self.obey_supervisor(message)?,
-                    }
-                }
+                ReceiveOutcome::Message(message, fds) => self.obey_supervisor(message, fds)?,
             }
         }
     }
 
-    fn obey_supervisor(&mut self, message: ToWorker) -> Result<(), Error> {
+    fn obey_supervisor(&mut self, message: ToWorker, fds: Vec<OwnedFd>) -> Result<(), Error> {
         match message {
-            // Its descriptors come with it: the caller admits the peer.
-            ToWorker::Admit { .. } => {}
+            ToWorker::Admit { number, owner, scheme, identity, state, raw_profile } => {
+                let parts = ChannelParts { descriptors: fds, identity, state };
+                let transport = ipcd_transports::find(&scheme)?;
+                self.admit_peer(NewPeer { number, owner, transport, parts, raw_profile });
+            }
             ToWorker::Disconnect(number) => self.dismiss_peer(number),
             ToWorker::Evict { number, why, may_prove } => self.evict_peer(number, &why, may_prove),
             ToWorker::Pause => self.pause_peers()?,
             ToWorker::Drain => {
-                // Everything that other workers have accepted is in the inbox by now.
-                while self.read_inbox()? || self.router.has_deferred() {
+                self.router.stop_meeting();
+                // Everything that other workers have accepted is in the sockets by now.
+                while self.read_others()? || self.router.has_deferred() {
                     self.router.run_deferred(self.now);
                 }
                 self.is_draining = true;
                 self.router.drain(self.now);
             }
-            ToWorker::DirectoryEvent(event) => self.router.handle_event(self.now, event),
+            ToWorker::DirectoryEvent(event) => {
+                self.note_met(&event, fds)?;
+                self.router.handle_event(self.now, event);
+            }
             ToWorker::Configure(live) => self.apply_config(*live),
             ToWorker::Distrust { owner, may_return } => {
                 self.router.distrust(self.now, owner.0, may_return);
@@ -308,34 +299,73 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes what other workers have sent, within this turn's share; whether there may be more.
-    fn read_inbox(&mut self) -> Result<bool, Error> {
+    /// Serves the socket to another worker.
+    fn serve_other(&mut self, slot: u32, events: EpollFlags) -> Result<(), Error> {
+        if events.contains(EpollFlags::EPOLLOUT) && self.others.note_room(slot, &self.epoll)? {
+            self.forward_frames(slot)?;
+        }
+        if events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            // Epoll is level-triggered here, so it reports the rest again.
+            let most = (RECORDS / self.others.slots().len().max(1)).max(1);
+            self.read_records(slot, most)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what all other workers have sent, as far as it is there; whether there may be more.
+    fn read_others(&mut self) -> Result<bool, Error> {
+        let mut has_more = false;
+        for slot in self.others.slots() {
+            has_more |= self.read_records(slot, RECORDS)?;
+        }
+        Ok(has_more)
+    }
+
+    /// Takes records of a worker, at most so many; whether there may be more.
+    fn read_records(&mut self, slot: u32, most: usize) -> Result<bool, Error> {
+        for _ in 0..most {
+            if self.router.is_behind() {
+                return Ok(true);
+            }
+            if !self.read_record(slot)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the next record of a worker; whether there was one.
+    fn read_record(&mut self, slot: u32) -> Result<bool, Error> {
         let mut buffer = self.buffers.take_empty();
         // The sender may have read a new configuration before this worker.
         buffer.set_largest_frame(largest_frame(MAX_MAX_PAYLOAD));
-        let mut is_empty = false;
-        for _ in 0..INBOX_RECORDS {
-            if self.router.is_behind() {
-                break;
-            }
-            match self.others.receive(&mut buffer)? {
-                ReceivedRecord::Of(slot, generation) => {
-                    self.router.arrive(self.now, slot, generation, buffer.filled_mut());
-                    buffer.clear();
-                }
-                ReceivedRecord::Stale | ReceivedRecord::Invalid => {}
-                ReceivedRecord::Nothing => {
-                    is_empty = true;
-                    break;
-                }
-            }
+        let received = self.others.receive(slot, &mut buffer, &self.epoll)?;
+        if let ReceivedRecord::Of(generation) = received {
+            self.router.arrive(self.now, slot, generation, buffer.filled_mut());
         }
         self.buffers.put_back(buffer);
         self.router.count_stale(self.others.take_dropped());
-        Ok(!is_empty)
+        Ok(matches!(received, ReceivedRecord::Of(_) | ReceivedRecord::Invalid))
     }
 
-    /// Sends what is on its way to another worker, as much as its inbox takes.
+    /// Takes the socket to a worker that this one meets.
+    fn note_met(&mut self, event: &DirectoryEvent, mut fds: Vec<OwnedFd>) -> Result<(), Error> {
+        let DirectoryEvent::WorkerChanged { to, change } = event else { return Ok(()) };
+        let DirectoryChange::Generation { slot, generation } = *change else { return Ok(()) };
+        // An event for the previous worker of this slot: its socket is closed.
+        if *to != self.generation {
+            return Ok(());
+        }
+        let Some(socket) = fds.pop() else {
+            return Err(Error::Config("no descriptor is left for another worker".into()));
+        };
+        // The predecessor has ended, and its last records come before those of this worker. They are
+        // no more than its socket holds.
+        while self.read_record(slot)? {}
+        self.others.add(slot, generation, socket, &self.epoll)
+    }
+
+    /// Sends what is on its way to another worker, as much as its socket takes.
     fn forward_frames(&mut self, slot: u32) -> Result<(), Error> {
         while !self.others.is_full(slot) {
             let (frames, generation) = self.router.outgoing(slot);

@@ -7,7 +7,6 @@ pub mod alloc_count;
 pub mod crash_markers;
 mod datagram;
 pub mod futex;
-pub mod generation_table;
 pub mod inherited;
 mod init;
 pub mod keeper;
@@ -17,8 +16,7 @@ pub mod sysv;
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -26,7 +24,6 @@ pub use datagram::{Datagram, recv_with_sender};
 pub use init::leave_first_place;
 pub use keeper::{Keeper, end_children};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockFlag, UnixAddr, accept4, send, sendmsg};
@@ -130,32 +127,6 @@ pub fn trim_memory() {
     // SAFETY: it touches nothing but what is free; the argument is how much to keep at the end.
     unsafe {
         libc::malloc_trim(0);
-    }
-}
-
-/// Duplicates a descriptor to the first free number from `least` on; it is closed on exec.
-///
-/// # Errors
-/// As fcntl(2).
-pub fn duplicate_from(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
-    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
-    // SAFETY: the kernel has just made this descriptor for us, and nothing else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-/// Opens all numbers in a range that are free, as duplicates of a descriptor, for good: no later
-/// descriptor gets one of them.
-///
-/// # Errors
-/// As fcntl(2).
-pub fn occupy(numbers: RangeInclusive<RawFd>, fd: BorrowedFd<'_>) -> io::Result<()> {
-    loop {
-        let duplicate = duplicate_from(fd, *numbers.start())?;
-        if duplicate.as_raw_fd() > *numbers.end() {
-            return Ok(());
-        }
-        // It stays open.
-        let _ = duplicate.into_raw_fd();
     }
 }
 

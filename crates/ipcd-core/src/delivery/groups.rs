@@ -140,6 +140,9 @@ impl Delivery {
     pub(crate) fn meet_all(&mut self, targets: &RouteTargets) -> bool {
         let cluster = &mut self.sessions.peers.cluster;
         let mut has_asked = false;
+        if cluster.is_ending {
+            return false;
+        }
         for (slot, generation) in targets.workers() {
             if !cluster.knows(slot, generation) {
                 cluster.meet(slot);

@@ -108,6 +108,13 @@ impl Router {
         }
     }
 
+    /// Stops asking for other workers, because the daemon ends and gives no more answers. Messages
+    /// that could only go to an unknown worker have no receiver.
+    pub fn stop_meeting(&mut self) {
+        self.delivery.sessions.peers.cluster.is_ending = true;
+        self.delivery.note_met();
+    }
+
     /// Ends all sessions because the daemon ends. Peers may take their remaining bytes until the
     /// daemon has ended.
     pub fn drain(&mut self, now: Instant) {

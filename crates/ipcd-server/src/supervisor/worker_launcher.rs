@@ -10,7 +10,6 @@ use nix::unistd::Pid;
 use crate::Error;
 use crate::config::ForkMode;
 use crate::ids::SlotId;
-use crate::inbox::InboxSet;
 use crate::link::Link;
 use crate::privileges;
 use crate::sandbox::Sandbox;
@@ -25,7 +24,8 @@ pub(super) struct WorkerLauncher {
     pub(super) fork_mode: ForkMode,
     user: Option<privileges::UserSwitch>,
     sandbox: Sandbox,
-    inboxes: InboxSet,
+    /// Whether there are several slots.
+    has_others: bool,
     /// Notes which peer each worker is serving. A worker's death leaves it.
     marks: CrashMarkers,
     /// `/dev/null`, for the standard input and output of workers.
@@ -33,20 +33,17 @@ pub(super) struct WorkerLauncher {
 }
 
 impl WorkerLauncher {
-    /// For so many slots. The inboxes of all are made before the first fork, so that every worker has
-    /// the way into every inbox.
+    /// For so many slots.
     pub(super) fn new(
         slots: usize,
         fork_mode: ForkMode,
         user: Option<privileges::UserSwitch>,
         sandbox: Sandbox,
     ) -> Result<Self, Error> {
-        let inboxes = InboxSet::new(slots)
-            .map_err(|error| Error::system("make the inboxes of workers", error))?;
         let marks = CrashMarkers::new(slots).map_err(|error| Error::system("map memory", error))?;
         let null = File::options().read(true).write(true).open(NULL);
         let null = null.map_err(|error| Error::system(format!("open {NULL}"), error))?;
-        Ok(Self { fork_mode, user, sandbox, inboxes, marks, null })
+        Ok(Self { fork_mode, user, sandbox, has_others: slots > 1, marks, null })
     }
 
     /// Forks the next generation of a slot's worker, perhaps for one peer: `only` still has that
@@ -62,11 +59,8 @@ impl WorkerLauncher {
     ) -> Result<Pid, Error> {
         slot.generation += 1;
         let generation = slot.generation;
-        // Before the fork: other workers may get its first record before fork(2) returns here.
-        self.inboxes.begin(id.0, generation);
         directory.add_worker(id.0, generation);
-        let has_others = self.inboxes.len() > 1;
-        let Self { user, sandbox, inboxes, marks, null, .. } = self;
+        let Self { user, sandbox, has_others, marks, null, .. } = self;
         let far_end = &slot.far_end;
         let supervisor = Pid::this();
         // The closure runs in the child, whose copies of all this are its own: what it takes out of
@@ -75,7 +69,6 @@ impl WorkerLauncher {
             let router_config = ipcd_core::Config { slot: id.0, generation, ..config.take() };
             worker::main(WorkerInit {
                 link: far_end,
-                inboxes,
                 supervisor,
                 router_config,
                 user: *user,

@@ -1,13 +1,18 @@
 //! The workers: their slots, and what all workers know of each other.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use ipcd_core::{AddressedEvent, Directory, InterestMemory, SharedWords};
+use ipcd_core::{
+    AddressedEvent, Directory, DirectoryChange, DirectoryEvent, InterestMemory, SharedWords,
+};
 use ipcd_sys::sealed_words::SealedWords;
 use nix::sys::epoll::Epoll;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::Error;
 use crate::admission::Service;
@@ -44,6 +49,8 @@ pub(super) struct WorkerPool {
     /// Whether workers have been active since the last probe, and the time of the next one.
     is_probe_due: bool,
     next_probe: Instant,
+    /// Events that need a descriptor, of which there was none.
+    postponed: Vec<AddressedEvent>,
     /// The slot whose turn it is to get a peer.
     turn: usize,
 }
@@ -74,7 +81,16 @@ impl WorkerPool {
         let launcher = WorkerLauncher::new(count, daemon.fork, user, sandbox)?;
         let directory = Directory::new(count, interest_memory(count)?);
         let (is_probe_due, next_probe) = (false, Instant::now());
-        Ok(Self { launcher, slots, occupied, directory, is_probe_due, next_probe, turn: 0 })
+        Ok(Self {
+            launcher,
+            slots,
+            occupied,
+            directory,
+            is_probe_due,
+            next_probe,
+            postponed: Vec::new(),
+            turn: 0,
+        })
     }
 
     /// Whether each peer has a child of its own.
@@ -215,7 +231,7 @@ impl WorkerPool {
 
     /// Has epoll watch the links that wait for room. Whether the kernel had no memory for one.
     pub(super) fn arm(&mut self, epoll: &Epoll) -> Result<bool, Error> {
-        let mut lacks_memory = false;
+        let mut lacks_memory = !self.postponed.is_empty();
         for id in self.occupied.iter().copied() {
             let slot = &mut self.slots[id.index()];
             lacks_memory |= slot.link.lacks_memory();
@@ -236,6 +252,8 @@ impl WorkerPool {
     /// Sends again what the kernel had no memory for.
     pub(super) fn flush_refused(&mut self) {
         self.slots.iter_mut().filter(|slot| slot.link.lacks_memory()).for_each(WorkerSlot::flush);
+        let postponed = std::mem::take(&mut self.postponed);
+        self.send_events(postponed);
     }
 
     /// The peers that could not be handed over. Their descriptors are closed by now.
@@ -250,17 +268,50 @@ impl WorkerPool {
 
     /// Sends a message to the worker in a slot, if one lives there.
     pub(super) fn send(&mut self, id: SlotId, message: &ToWorker) {
-        self.slot(id).send(message);
+        self.slot(id).send(message, Vec::new());
     }
 
     pub(super) fn send_to_all(&mut self, message: &ToWorker) {
-        self.slots.iter_mut().for_each(|slot| slot.send(message));
+        self.slots.iter_mut().for_each(|slot| slot.send(message, Vec::new()));
     }
 
     pub(super) fn send_events(&mut self, events: Vec<AddressedEvent>) {
+        let mut meetings = WorkerMeetings::default();
         for (slot, event) in events {
-            self.send(SlotId(slot), &ToWorker::DirectoryEvent(event));
+            let fds = match met_worker(&event) {
+                None => Vec::new(),
+                Some((other, generation)) if self.is_alive(other, generation) => {
+                    match meetings.socket_between(slot, other) {
+                        Ok(socket) => vec![socket],
+                        Err(error) => {
+                            self.postpone((slot, event), error);
+                            continue;
+                        }
+                    }
+                }
+                // It has ended while the event was postponed.
+                Some((other, _)) => {
+                    let to = self.slots[slot as usize].generation;
+                    let absent = DirectoryEvent::Absent { to, slot: other };
+                    self.send(SlotId(slot), &ToWorker::DirectoryEvent(absent));
+                    continue;
+                }
+            };
+            self.slot(SlotId(slot)).send(&ToWorker::DirectoryEvent(event), fds);
         }
+    }
+
+    fn is_alive(&self, slot: u32, generation: u32) -> bool {
+        let slot = &self.slots[slot as usize];
+        slot.pid().is_some() && slot.generation == generation
+    }
+
+    /// Keeps an event until there is a descriptor for it.
+    fn postpone(&mut self, event: AddressedEvent, error: nix::Error) {
+        if self.postponed.is_empty() {
+            warn!(source = "worker sockets", %error, "cannot connect two workers: trying again");
+        }
+        self.postponed.push(event);
     }
 
     /// Tells all workers what has changed in the directory since the last turn.
@@ -320,6 +371,34 @@ impl WorkerPool {
     fn vacate(&mut self, id: SlotId) {
         self.slot(id).close();
         self.occupied.retain(|occupied| *occupied != id);
+    }
+}
+
+/// The sockets between workers that meet now, as long as only one of them has its end.
+#[derive(Default)]
+struct WorkerMeetings(BTreeMap<(u32, u32), OwnedFd>);
+
+impl WorkerMeetings {
+    /// Returns one end for the first of two workers, and then the other end for the second.
+    fn socket_between(&mut self, slot: u32, other: u32) -> nix::Result<OwnedFd> {
+        if let Some(end) = self.0.remove(&(other, slot)) {
+            return Ok(end);
+        }
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (end, far_end) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        self.0.insert((slot, other), far_end);
+        Ok(end)
+    }
+}
+
+/// Returns the slot and the generation of the worker that an event makes known.
+fn met_worker(event: &DirectoryEvent) -> Option<(u32, u32)> {
+    match event {
+        DirectoryEvent::WorkerChanged {
+            change: DirectoryChange::Generation { slot, generation },
+            ..
+        } => Some((*slot, *generation)),
+        _ => None,
     }
 }
 

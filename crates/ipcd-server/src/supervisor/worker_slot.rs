@@ -1,5 +1,6 @@
 //! The slot of a worker: its link, its log, and the worker that lives in it now.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use ipcd_core::DirectoryEvent;
@@ -22,7 +23,7 @@ const INFANCY: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The slot of a worker. In a pool, its link and inbox outlive the worker: peers on their way to it go
+/// The slot of a worker. In a pool, its link outlives the worker: peers on their way to it go
 /// to its successor. A child that serves one peer has a link of its own: hundreds of slots would hold
 /// two descriptors each, which every child has to close.
 pub(super) struct WorkerSlot {
@@ -178,14 +179,14 @@ impl WorkerSlot {
     }
 
     /// Sends a message to the worker, if one lives here.
-    pub(super) fn send(&mut self, message: &ToWorker) {
+    pub(super) fn send(&mut self, message: &ToWorker, fds: Vec<OwnedFd>) {
         if self.pid().is_none() {
             return;
         }
         if let ToWorker::DirectoryEvent(DirectoryEvent::Changes { epoch, .. }) = message {
             self.sent_epoch = *epoch;
         }
-        if let Err(error) = self.link.send(message, Vec::new())
+        if let Err(error) = self.link.send(message, fds)
             // A worker that has just ended needs no message.
             && !is_gone(&error)
         {

@@ -15,7 +15,6 @@ use nix::unistd::{Pid, getppid};
 
 use crate::alarm::WakeupTimer;
 use crate::ids::{AdmissionId, OwnerId};
-use crate::inbox::{InboxSet, WorkerInboxes};
 use crate::link::Link;
 use crate::listen::RawProfile;
 use crate::sandbox::Sandbox;
@@ -24,7 +23,6 @@ use crate::{Error, log, privileges};
 /// The arguments of a worker.
 pub(crate) struct WorkerInit<'a> {
     pub(crate) link: &'a Link,
-    pub(crate) inboxes: &'a mut InboxSet,
     pub(crate) supervisor: Pid,
     pub(crate) router_config: ipcd_core::Config,
     /// The directory that all workers share, if there are several.
@@ -69,7 +67,6 @@ pub(super) struct ConfinedWorker {
     pub(super) epoll: Epoll,
     pub(super) alarm: WakeupTimer,
     pub(super) link: Link,
-    pub(super) inboxes: WorkerInboxes,
     /// From this number on there may be no room for the descriptors of another peer.
     pub(super) last_descriptor: u64,
 }
@@ -77,10 +74,8 @@ pub(super) struct ConfinedWorker {
 /// Gives up everything that a worker does not need. The order matters: descriptors have to be closed
 /// and the user changed before the sandbox forbids it, and epoll and timer made before, too.
 pub(super) fn confine(init: &mut WorkerInit<'_>) -> Result<ConfinedWorker, Error> {
-    let (slot, generation) = (init.router_config.slot, init.router_config.generation);
-    let (inboxes, link) = WorkerInboxes::take(init.inboxes, slot, generation, init.link)
-        .map_err(|error| Error::system("take the link and the inbox", error))?;
-    let mut keep: Vec<_> = inboxes.descriptors().chain([link.as_fd()]).collect();
+    let link = init.link.duplicate().map_err(|error| Error::system("take the link", error))?;
+    let mut keep = vec![link.as_fd()];
     let only = init.only.iter().flat_map(|only| &only.parts.descriptors);
     keep.extend(only.map(AsFd::as_fd));
     log::become_worker(init.null, init.log)
@@ -100,9 +95,10 @@ pub(super) fn confine(init: &mut WorkerInit<'_>) -> Result<ConfinedWorker, Error
     let alarm = WakeupTimer::new().map_err(|error| Error::system("make a timer", error))?;
     let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)
         .map_err(|error| Error::system("ask for the limit on descriptors", error))?;
-    // A message brings up to so many descriptors, and those that do not fit are lost.
-    let last_descriptor = most.saturating_sub(MAX_PASSED as u64);
-    let shared = inboxes.descriptors().chain([link.as_fd()]);
-    init.sandbox.enter(shared, alarm.as_fd())?;
-    Ok(ConfinedWorker { epoll, alarm, link, inboxes, last_descriptor })
+    // A message brings up to so many descriptors, and those that do not fit are lost. Each other
+    // worker may need one, too.
+    let others = init.directory.as_ref().map_or(0, |directory| directory.slots());
+    let last_descriptor = most.saturating_sub((MAX_PASSED + others) as u64);
+    init.sandbox.enter(link.as_fd())?;
+    Ok(ConfinedWorker { epoll, alarm, link, last_descriptor })
 }
