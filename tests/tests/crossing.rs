@@ -8,7 +8,8 @@ use ipcd_tests::{
     Daemon, DaemonSetup, MessageStream, PATIENCE, Receiver, SCHEMES, Sender, eventually, message,
     state,
 };
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Send queues that fill soon, and a stall time-out beyond the time of a test.
@@ -125,6 +126,56 @@ fn nothing_is_missed_once_a_subscription_is_acknowledged() {
 }
 
 /// As above with a child for each peer; the receiver's child has just started.
+/// The watchdog would need an hour to end the stopped worker, so nothing waits for that.
+#[test]
+fn a_stopped_worker_delays_no_subscription_on_another() {
+    let daemon = DaemonSetup::new().config("watchdog = \"1h\"\n").args(&["--workers", "3"]).start();
+    let (mut subscriber, slot) = daemon.client_on("unix", |_| true);
+    let (mut publisher, _) = daemon.client_on("unix", |other| other == (slot + 1) % 3);
+    let stopped = Pid::from_raw(daemon.worker_in((slot + 2) % 3).pid);
+    kill(stopped, Signal::SIGSTOP).expect("the worker is ours");
+    eventually("the worker is stopped", || (state(stopped.as_raw()) == Some('T')).then_some(()));
+    subscribe(&mut subscriber, "beside.it");
+    publisher.publish("beside.it", b"hello").expect("the connection lives");
+    publisher.flush().expect("the message is accepted");
+    assert_eq!(next_message(&mut subscriber).payload(), b"hello");
+    assert_eq!(state(stopped.as_raw()), Some('T'), "the worker was stopped all the time");
+    kill(stopped, Signal::SIGCONT).expect("the worker is ours");
+}
+
+/// The table of interests knows a limited number of patterns. Beyond it, a worker asks for all
+/// messages, and finds the subscriptions itself.
+#[test]
+fn filters_with_more_patterns_than_the_table_knows_work_all_the_same() {
+    const FILTERS: u32 = 300;
+    let daemon = DaemonSetup::new().args(&["--workers", "2"]).start();
+    let (mut subscriber, slot) = daemon.client_on("unix", |_| true);
+    let (mut publisher, _) = daemon.client_on("unix", |other| other != slot);
+    let filter = |number: u32| {
+        let token = |bit: u32| if number >> bit & 1 == 0 { "a" } else { "*" };
+        (0..9).map(token).collect::<Vec<_>>().join(".")
+    };
+    for number in 0..FILTERS {
+        subscribe(&mut subscriber, &filter(number));
+    }
+    let group = SubscribeOptions { group: Some("g".into()), ..SubscribeOptions::default() };
+    let refused = subscriber.subscribe(&filter(FILTERS), group);
+    let error = refused.expect_err("the pattern is unknown").to_string();
+    assert!(error.contains("too many other patterns"), "{error}");
+    let subject = ["a"; 9].join(".");
+    for text in [&subject, "no.one.wants.this", &subject] {
+        publisher.publish(text, b"hello").expect("the connection lives");
+    }
+    publisher.flush().expect("all messages are accepted");
+    for _ in 0..2 * FILTERS {
+        assert_eq!(next_message(&mut subscriber).subject(), subject);
+    }
+    // A request without a receiver ends at once, although the worker asks for all messages.
+    let asked = publisher.request("no.one.wants.this", b"?", PATIENCE);
+    let error = asked.expect_err("no peer can answer").to_string();
+    assert!(error.contains("no peer"), "{error}");
+}
+
 #[test]
 fn nothing_is_missed_by_a_child_that_was_just_born() {
     let daemon = DaemonSetup::new().args(&["--fork", "connection"]).start();

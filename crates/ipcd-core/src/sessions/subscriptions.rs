@@ -57,7 +57,7 @@ impl Sessions {
         }
         match added {
             Ok(true) => self.peers.send(now, key, Header::new(FrameKind::Ack, correlation), &[]),
-            // The acknowledgement follows once all workers know of the interest.
+            // The acknowledgement follows once the interest is in the table.
             Ok(false) => {}
             Err((code, why)) => self.peers.refuse(now, key, correlation, code, why),
         }
@@ -80,6 +80,12 @@ impl Sessions {
             let why =
                 format!("the limit of {MAX_INTERESTS} filters and groups of a worker is reached");
             return Err((RefusalCode::Limit, why));
+        }
+        // Other workers choose the member of a group, so they have to know its filter.
+        if body.group.is_some() && self.peers.cluster.lacks_pattern(&filter) {
+            let why = "groups with this pattern of tokens and wildcards: there are too many other \
+                       patterns";
+            return Err((RefusalCode::Limit, why.into()));
         }
         let peer = &mut self.peers.table[key];
         let number = body.subscription;
