@@ -284,7 +284,8 @@ mod tests {
     #[test]
     fn a_full_socket_has_room_again_once_the_other_worker_reads() {
         let (mut others, far, epoll) = workers();
-        let frames = vec![0; 64 * 1024];
+        let mut frames = Vec::new();
+        FrameWriter(&mut frames).control(Header::new(FrameKind::Ping, 1), &[0; 60 * 1024]);
         while others.send(1, 7, &frames, &epoll).unwrap() != ForwardOutcome::Full {}
         assert!(others.is_full(1) && !others.is_full(2));
         let mut room = vec![0; RECORD_BYTES];
