@@ -36,7 +36,6 @@ pub use crate::model::principal::{AddressPrefixes, Principal};
 pub use crate::output::{CloseReason, Output, ReceiveProgress};
 pub use crate::peers::rights::DeniedUse;
 pub use crate::router::Router;
-pub use crate::routing::index::members::IndexMember;
 pub use crate::routing::index::{
     GroupShare, LocalSubscriber, QueueGroup, SubscriptionIndex, WorkerInterest,
 };

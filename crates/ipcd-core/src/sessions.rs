@@ -11,7 +11,7 @@ use crate::model::waiting::WaitingList;
 use crate::output::Output;
 use crate::peers::Peers;
 use crate::requests::{DeliveryOutcome, Requests};
-use crate::routing::index::{LocalSubscriber, SubscriptionIndex};
+use crate::routing::index::SubscriptionIndex;
 use crate::sessions::rights::RightsCache;
 use crate::sessions::work::{DeferredWork, PEERS_IN_TURN, TurnWork};
 use std::collections::HashSet;
@@ -21,7 +21,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Sessions {
     pub(crate) peers: Peers,
-    pub(crate) index: SubscriptionIndex<LocalSubscriber>,
+    pub(crate) index: SubscriptionIndex,
     pub(crate) requests: Requests,
     pub(crate) work: TurnWork,
     pub(crate) rights_cache: RightsCache,

@@ -4,7 +4,7 @@
 //! Filters of one shape are the rows of a [`table::FilterTable`], so that a lookup costs little no
 //! matter how the filters were chosen.
 
-pub(crate) mod members;
+mod members;
 mod rows;
 mod table;
 
@@ -18,7 +18,6 @@ use ipcd_proto::{Filter, Subject};
 
 use self::table::{ANY, FilterShape, FilterTable, LookUp, UNKNOWN};
 use crate::model::ids::PeerKey;
-use crate::routing::index::members::IndexMember;
 
 /// A subscription of a peer of this router.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -49,10 +48,11 @@ pub struct WorkerInterest {
     pub share: Option<GroupShare>,
 }
 
-impl IndexMember for LocalSubscriber {
-    type Key = (PeerKey, u32);
+/// The identity of a subscriber within a filter: the peer, and its number for the subscription.
+pub(crate) type SubscriberKey = (PeerKey, u32);
 
-    fn key(&self) -> Self::Key {
+impl LocalSubscriber {
+    pub(crate) fn key(&self) -> SubscriberKey {
         (self.peer, self.subscription)
     }
 }
@@ -77,19 +77,13 @@ pub struct QueueGroup {
     pub name: String,
 }
 
-/// All members, by the shapes of their filters.
-#[derive(Clone, Debug)]
-pub struct SubscriptionIndex<M: IndexMember> {
+/// All subscribers, by the shapes of their filters.
+#[derive(Clone, Debug, Default)]
+pub struct SubscriptionIndex {
     /// Sorted by shape. There are at most 32 shapes.
-    tables: Vec<FilterTable<M>>,
+    tables: Vec<FilterTable>,
     tokens: TokenNumbers,
     version: u64,
-}
-
-impl<M: IndexMember> Default for SubscriptionIndex<M> {
-    fn default() -> Self {
-        Self { tables: Vec::new(), tokens: TokenNumbers::default(), version: 0 }
-    }
 }
 
 /// The numbers of the filters' tokens. A subject's tokens are looked up once, and then compared as
@@ -102,9 +96,9 @@ struct TokenNumbers {
     free: Vec<u32>,
 }
 
-impl<M: IndexMember> SubscriptionIndex<M> {
+impl SubscriptionIndex {
     /// Adds a member. It replaces an earlier one with the same key.
-    pub fn add(&mut self, filter: &Filter, member: M) {
+    pub fn add(&mut self, filter: &Filter, member: LocalSubscriber) {
         self.version += 1;
         let (stem, has_tail) = stem_of(filter);
         let tokens: Vec<u32> = stem.map(|token| self.tokens.note(token)).collect();
@@ -121,7 +115,11 @@ impl<M: IndexMember> SubscriptionIndex<M> {
 
     /// Removes a member of one filter, and returns it. Remembered routes still have it until the
     /// caller calls [`SubscriptionIndex::touch`], once for any number of removals.
-    pub(crate) fn remove(&mut self, filter: &Filter, key: &M::Key) -> Option<M> {
+    pub(crate) fn remove(
+        &mut self,
+        filter: &Filter,
+        key: &SubscriberKey,
+    ) -> Option<LocalSubscriber> {
         let (shape, tokens) = self.row_of(filter)?;
         let at = self.place_of(shape).ok()?;
         let table = &mut self.tables[at];
@@ -137,7 +135,12 @@ impl<M: IndexMember> SubscriptionIndex<M> {
     }
 
     /// Changes a member of one filter, if it exists.
-    pub fn change(&mut self, filter: &Filter, key: &M::Key, change: impl FnOnce(&mut M)) {
+    pub fn change(
+        &mut self,
+        filter: &Filter,
+        key: &SubscriberKey,
+        change: impl FnOnce(&mut LocalSubscriber),
+    ) {
         self.version += 1;
         let Some((shape, tokens)) = self.row_of(filter) else { return };
         let Ok(at) = self.place_of(shape) else { return };
@@ -148,7 +151,7 @@ impl<M: IndexMember> SubscriptionIndex<M> {
     }
 
     /// Removes all members for which `gone` is true.
-    pub fn remove_all(&mut self, gone: impl Fn(&M) -> bool) {
+    pub fn remove_all(&mut self, gone: impl Fn(&LocalSubscriber) -> bool) {
         self.version += 1;
         let mut filters = Vec::new();
         self.tables.retain_mut(|table| {
@@ -170,12 +173,12 @@ impl<M: IndexMember> SubscriptionIndex<M> {
 
     /// Returns the members whose filters match, sorted. A member with several matching filters
     /// occurs once for each.
-    pub fn find(&self, subject: Subject<'_>) -> Vec<M> {
+    pub fn find(&self, subject: Subject<'_>) -> Vec<LocalSubscriber> {
         self.find_counted(subject).0
     }
 
     /// Returns the same, and the work in quarters of a step, some 12 ns each.
-    pub(crate) fn find_counted(&self, subject: Subject<'_>) -> (Vec<M>, usize) {
+    pub(crate) fn find_counted(&self, subject: Subject<'_>) -> (Vec<LocalSubscriber>, usize) {
         let (mut tokens, mut count) = ([UNKNOWN; MAX_TOKENS], 0);
         for (number, token) in tokens.iter_mut().zip(subject.tokens()) {
             *number = self.tokens.of(token);
@@ -295,7 +298,7 @@ mod tests {
         Filter::parse(text.as_bytes()).unwrap()
     }
 
-    fn found(interests: &SubscriptionIndex<LocalSubscriber>, subject: &str) -> Vec<u32> {
+    fn found(interests: &SubscriptionIndex, subject: &str) -> Vec<u32> {
         let subject = Subject::parse(subject.as_bytes()).unwrap();
         interests.find(subject).iter().map(|member| member.subscription).collect()
     }
@@ -344,7 +347,7 @@ mod tests {
         }
     }
 
-    fn is_blank(interests: &SubscriptionIndex<LocalSubscriber>) -> bool {
+    fn is_blank(interests: &SubscriptionIndex) -> bool {
         let TokenNumbers { numbers, free } = &interests.tokens;
         interests.tables.is_empty() && numbers.is_empty() && free.is_empty()
     }
@@ -365,7 +368,7 @@ mod tests {
     }
 
     /// Returns filters with this many tokens, each a token or `*`, followed by one more token.
-    fn all_ways(count: u32, tokens: u32, last: &str) -> SubscriptionIndex<LocalSubscriber> {
+    fn all_ways(count: u32, tokens: u32, last: &str) -> SubscriptionIndex {
         let mut interests = SubscriptionIndex::default();
         for number in 0..count {
             let token = |bit: u32| if number >> bit & 1 == 0 { "a" } else { "*" };

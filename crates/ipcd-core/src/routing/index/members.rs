@@ -3,35 +3,28 @@
 
 use std::collections::BTreeMap;
 
+use super::{LocalSubscriber, SubscriberKey};
+
 /// Members up to which a linear search is used.
 const FEW: usize = 16;
 
-/// A member of a filter.
-pub trait IndexMember: Clone + Ord {
-    /// The identity of a member within a filter.
-    type Key: Clone + std::fmt::Debug + Ord;
-
-    /// Returns the key of this member.
-    fn key(&self) -> Self::Key;
-}
-
 /// The members of one filter.
 #[derive(Clone, Debug)]
-pub(super) enum MemberSet<M: IndexMember> {
-    One(M),
-    Few(Vec<M>),
-    Many(BTreeMap<M::Key, M>),
+pub(super) enum MemberSet {
+    One(LocalSubscriber),
+    Few(Vec<LocalSubscriber>),
+    Many(BTreeMap<SubscriberKey, LocalSubscriber>),
 }
 
-impl<M: IndexMember> Default for MemberSet<M> {
+impl Default for MemberSet {
     fn default() -> Self {
         Self::Few(Vec::new())
     }
 }
 
-impl<M: IndexMember> MemberSet<M> {
+impl MemberSet {
     /// Adds a member. It replaces an earlier one with the same key.
-    pub(super) fn insert(&mut self, member: M) {
+    pub(super) fn insert(&mut self, member: LocalSubscriber) {
         let key = member.key();
         if let Some(known) = self.find(&key) {
             *known = member;
@@ -55,7 +48,7 @@ impl<M: IndexMember> MemberSet<M> {
         };
     }
 
-    pub(super) fn remove(&mut self, key: &M::Key) -> Option<M> {
+    pub(super) fn remove(&mut self, key: &SubscriberKey) -> Option<LocalSubscriber> {
         match self {
             Self::One(one) if one.key() != *key => None,
             Self::One(_) => match std::mem::take(self) {
@@ -70,7 +63,7 @@ impl<M: IndexMember> MemberSet<M> {
         }
     }
 
-    pub(super) fn find(&mut self, key: &M::Key) -> Option<&mut M> {
+    pub(super) fn find(&mut self, key: &SubscriberKey) -> Option<&mut LocalSubscriber> {
         match self {
             Self::One(one) => Some(one).filter(|one| one.key() == *key),
             Self::Few(few) => few.iter_mut().find(|member| member.key() == *key),
@@ -79,7 +72,7 @@ impl<M: IndexMember> MemberSet<M> {
     }
 
     /// Keeps the members for which `stays` is true.
-    pub(super) fn retain(&mut self, stays: impl Fn(&M) -> bool) {
+    pub(super) fn retain(&mut self, stays: impl Fn(&LocalSubscriber) -> bool) {
         match self {
             Self::One(one) if stays(one) => {}
             Self::One(_) => *self = Self::default(),
@@ -88,7 +81,7 @@ impl<M: IndexMember> MemberSet<M> {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &M> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &LocalSubscriber> {
         let (few, many) = match self {
             Self::One(one) => (std::slice::from_ref(one), None),
             Self::Few(few) => (few.as_slice(), None),

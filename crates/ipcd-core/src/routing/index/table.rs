@@ -10,7 +10,8 @@ use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 
-use super::members::{IndexMember, MemberSet};
+use super::LocalSubscriber;
+use super::members::MemberSet;
 use super::rows::{RowSet, WORD_BITS, bits_of};
 
 /// The number of `*` in a filter, and the number of a subject's token that occurs in no filter.
@@ -45,18 +46,18 @@ impl FilterShape {
 
 /// All filters of one shape, and their members.
 #[derive(Clone, Debug)]
-pub(super) struct FilterTable<M: IndexMember> {
+pub(super) struct FilterTable {
     pub(super) shape: FilterShape,
     columns: Vec<FilterColumn>,
     /// Without gaps: the last row moves to the place of a removed one.
-    rows: Vec<FilterRow<M>>,
+    rows: Vec<FilterRow>,
     row_of: HashMap<Rc<[u32]>, u32, RandomState>,
 }
 
 #[derive(Clone, Debug)]
-struct FilterRow<M: IndexMember> {
+struct FilterRow {
     tokens: Rc<[u32]>,
-    members: MemberSet<M>,
+    members: MemberSet,
 }
 
 /// The rows of each token at one position of the filters.
@@ -69,9 +70,9 @@ struct FilterColumn {
 }
 
 /// The members that a lookup has found, and its work.
-#[derive(Debug)]
-pub(super) struct LookUp<M> {
-    pub(super) found: Vec<M>,
+#[derive(Debug, Default)]
+pub(super) struct LookUp {
+    pub(super) found: Vec<LocalSubscriber>,
     /// Quarters of a step, some 12 ns each.
     pub(super) parts: usize,
     /// The rows that match all tokens so far, and those that match the next.
@@ -79,7 +80,7 @@ pub(super) struct LookUp<M> {
     mask: Vec<u64>,
 }
 
-impl<M: IndexMember> FilterTable<M> {
+impl FilterTable {
     pub(super) fn new(shape: FilterShape) -> Self {
         let columns = vec![FilterColumn::default(); shape.tokens];
         Self { shape, columns, rows: Vec::new(), row_of: HashMap::default() }
@@ -91,7 +92,7 @@ impl<M: IndexMember> FilterTable<M> {
 
     /// Adds a member, which replaces an earlier one with the same key. Returns whether the filter
     /// is new.
-    pub(super) fn add(&mut self, tokens: &[u32], member: M) -> bool {
+    pub(super) fn add(&mut self, tokens: &[u32], member: LocalSubscriber) -> bool {
         if let Some(row) = self.row_of.get(tokens) {
             self.rows[*row as usize].members.insert(member);
             return false;
@@ -109,7 +110,7 @@ impl<M: IndexMember> FilterTable<M> {
     }
 
     /// Returns the members of a filter.
-    pub(super) fn members(&mut self, tokens: &[u32]) -> Option<&mut MemberSet<M>> {
+    pub(super) fn members(&mut self, tokens: &[u32]) -> Option<&mut MemberSet> {
         self.row_of.get(tokens).map(|row| &mut self.rows[*row as usize].members)
     }
 
@@ -121,7 +122,11 @@ impl<M: IndexMember> FilterTable<M> {
     }
 
     /// Removes members of all filters, and collects the filters that have none left.
-    pub(super) fn remove_all(&mut self, is_gone: &impl Fn(&M) -> bool, gone: &mut Vec<Rc<[u32]>>) {
+    pub(super) fn remove_all(
+        &mut self,
+        is_gone: &impl Fn(&LocalSubscriber) -> bool,
+        gone: &mut Vec<Rc<[u32]>>,
+    ) {
         // From the end, because a removal moves the last row.
         for row in (0..self.rows.len()).rev() {
             let FilterRow { tokens, members } = &mut self.rows[row];
@@ -135,7 +140,7 @@ impl<M: IndexMember> FilterTable<M> {
 
     /// Finds the members of the filters that match a subject, or the beginning of it for filters
     /// with `>`.
-    pub(super) fn look_up(&self, subject: &[u32], look_up: &mut LookUp<M>) {
+    pub(super) fn look_up(&self, subject: &[u32], look_up: &mut LookUp) {
         let sets = || self.columns.iter().zip(subject).map(|(column, token)| column.rows(*token));
         let (mut rarest, mut fewest) = (None, usize::MAX);
         for (literal, any) in sets() {
@@ -170,7 +175,7 @@ impl<M: IndexMember> FilterTable<M> {
     fn look_up_by_bits<'a>(
         &self,
         sets: impl Iterator<Item = (&'a RowSet, &'a RowSet)>,
-        look_up: &mut LookUp<M>,
+        look_up: &mut LookUp,
     ) {
         let words = self.rows.len().div_ceil(WORD_BITS);
         let LookUp { left, mask, .. } = look_up;
@@ -262,16 +267,10 @@ impl FilterColumn {
     }
 }
 
-impl<M: IndexMember> LookUp<M> {
-    fn find(&mut self, members: &MemberSet<M>) {
+impl LookUp {
+    fn find(&mut self, members: &MemberSet) {
         let before = self.found.len();
         self.found.extend(members.iter().cloned());
         self.parts += (self.found.len() - before) * MEMBER_PARTS;
-    }
-}
-
-impl<M> Default for LookUp<M> {
-    fn default() -> Self {
-        Self { found: Vec::new(), parts: 0, left: Vec::new(), mask: Vec::new() }
     }
 }
