@@ -91,6 +91,7 @@ impl Router {
             quota,
             charged: 0,
             no_echo: false,
+            ends_when_slow: false,
             lingers: false,
             largest: None,
             queue: SendQueue::default(),
@@ -266,6 +267,12 @@ impl Router {
             self.sessions_mut().note_proven(key, name);
         }
         name.is_some()
+    }
+
+    /// Has the peer disconnected soon after its send queue became full. Its subscriptions block
+    /// publishers only until then.
+    pub fn end_when_slow(&mut self, key: PeerKey) {
+        self.peers_mut().table[key].ends_when_slow = true;
     }
 
     /// Whether there is any secret or key that a peer can prove by name.

@@ -110,6 +110,8 @@ struct ListenText {
     slow: Option<SlowClients>,
     #[serde(skip_serializing_if = "Option::is_none")]
     handshake_first: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_urls: Option<String>,
     #[serde(skip_serializing)]
     mode: Option<String>,
     #[serde(skip_serializing)]
@@ -133,8 +135,9 @@ impl TryFrom<ListenText> for ListenConfig {
         let ListenText { codec, subject, reply, echo, .. } = written;
         let (codec, mut raw_profile) =
             ProfileText { codec, subject, reply, echo }.resolve_with(&mut endpoint, false)?;
-        let ListenText { auth, slow, handshake_first, .. } = written;
-        let nats = NatsProfileText { auth, slow, handshake_first }.take_from(&mut endpoint)?;
+        let ListenText { auth, slow, handshake_first, connect_urls, .. } = written;
+        let nats = NatsProfileText { auth, slow, handshake_first, connect_urls };
+        let nats = nats.take_from(&mut endpoint)?;
         let mut take = |key: &str| endpoint.take_option(key);
         let insecure = flag(take("insecure"), "insecure")?.or(written.insecure).unwrap_or(false);
         let mut allow = written.allow;
@@ -144,7 +147,7 @@ impl TryFrom<ListenText> for ListenConfig {
         if codec == Codec::Nats {
             raw_profile.nats = Some(nats.resolve(insecure));
         } else if nats.says_something() {
-            let why = "auth=, slow= and handshake_first= are for NATS clients: add codec=nats";
+            let why = "auth=, slow=, handshake_first= and connect_urls= are for NATS clients: add codec=nats";
             return Err(format!("{endpoint}: {why}"));
         }
         if codec == Codec::Frame && raw_profile.says_something() {
@@ -165,7 +168,7 @@ impl From<ListenConfig> for ListenText {
         let nats = raw_profile.as_ref().and_then(|raw_profile| raw_profile.nats.clone());
         let ProfileText { subject, reply, echo, .. } =
             raw_profile.map(ProfileText::from).unwrap_or_default();
-        let NatsProfileText { auth, slow, handshake_first } =
+        let NatsProfileText { auth, slow, handshake_first, connect_urls } =
             nats.map(NatsProfileText::from).unwrap_or_default();
         let insecure = insecure.then_some(true);
         let endpoint = endpoint.to_string();
@@ -181,6 +184,7 @@ impl From<ListenConfig> for ListenText {
             auth,
             slow,
             handshake_first,
+            connect_urls,
             ..Self::default()
         }
     }

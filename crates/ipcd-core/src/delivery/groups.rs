@@ -191,9 +191,7 @@ impl Delivery {
 
     fn can_take(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
-            GroupCandidate::Here(member) => {
-                self.wants(from, member) && !self.is_full(member) && !self.is_paced(member)
-            }
+            GroupCandidate::Here(member) => self.wants(from, member) && !self.is_full(member),
             GroupCandidate::There { slot, generation, is_blocked, .. } => {
                 let cluster = &self.sessions.peers.cluster;
                 !is_blocked && cluster.knows(*slot, *generation) && cluster.has_room(*slot)
@@ -215,9 +213,7 @@ impl Delivery {
     fn may_drop(&self, from: Option<PeerKey>, candidate: &GroupCandidate) -> bool {
         match candidate {
             GroupCandidate::Here(member) => {
-                self.wants(from, member)
-                    && member.overflow != OverflowPolicy::Block
-                    && !self.is_paced(member)
+                self.wants(from, member) && member.overflow != OverflowPolicy::Block
             }
             GroupCandidate::There { .. } => false,
         }
@@ -229,12 +225,6 @@ impl Delivery {
             GroupCandidate::Here(member) => self.peers().is_at_hard_limit(member.peer),
             GroupCandidate::There { .. } => false,
         }
-    }
-
-    /// Whether publishers wait for a member that would be disconnected otherwise, although it reads.
-    fn is_paced(&self, member: &LocalSubscriber) -> bool {
-        member.overflow == OverflowPolicy::Disconnect
-            && self.sessions.peers.table[member.peer].pace.holds()
     }
 
     fn is_full(&self, member: &LocalSubscriber) -> bool {

@@ -203,13 +203,10 @@ impl Peers {
     ) -> Option<PeerKey> {
         let blocks = |member: &&LocalSubscriber| {
             let peer = &self.table[member.peer];
-            let holds_up = match member.overflow {
-                OverflowPolicy::Block => peer.full || peer.pace.holds(),
-                // A publisher could otherwise have a subscriber disconnected that reads all the time.
-                OverflowPolicy::Disconnect => !peer.full && peer.pace.holds(),
-                OverflowPolicy::DropOldest | OverflowPolicy::DropNewest => false,
-            };
-            holds_up && self.hears(Some(publisher), member)
+            // Other overflows never make a publisher wait.
+            member.overflow == OverflowPolicy::Block
+                && (peer.full || peer.pace.holds())
+                && self.hears(Some(publisher), member)
         };
         members.iter().find(blocks).map(|member| member.peer)
     }

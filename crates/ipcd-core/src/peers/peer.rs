@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::acl::rights::PeerRights;
 use crate::model::counters::DropCounts;
@@ -53,6 +53,9 @@ pub(crate) struct Peer {
     /// those bytes is not a sign of life from the peer.
     pub(crate) asked: u8,
     pub(crate) no_echo: bool,
+    /// Whether the peer is disconnected soon after its send queue became full, so that publishers wait
+    /// for it only for a moment.
+    pub(crate) ends_when_slow: bool,
     /// Whether the peer may take its remaining bytes until the daemon ends.
     pub(crate) lingers: bool,
     /// The largest payload that the peer may receive in bytes, if that is below the general limit.
@@ -226,7 +229,22 @@ impl PeerDeadlines {
     }
 }
 
+/// Age of the oldest byte in a full send queue from which on a peer with
+/// [`Peer::ends_when_slow`] is disconnected.
+const SLOW: Duration = Duration::from_secs(1);
+
 impl Peer {
+    /// Returns the time when the peer has not read fast enough.
+    pub(crate) fn stalls_at(&self, stall_timeout: Duration) -> Option<Instant> {
+        let patience = if self.is_soon_cut_off() { SLOW.min(stall_timeout) } else { stall_timeout };
+        self.queue.oldest().map(|since| since + patience)
+    }
+
+    /// Whether the peer has less time than others to read.
+    pub(crate) fn is_soon_cut_off(&self) -> bool {
+        self.ends_when_slow && self.full
+    }
+
     /// Notes that the peer has taken bytes.
     pub(crate) fn note_taken(&mut self, now: Instant, count: usize) {
         // The kernel takes a PING even for a peer that hangs, so its bytes prove nothing.

@@ -136,7 +136,11 @@ impl Peers {
         let rights = &self.table[key].rights;
         let hears_all = rights.as_ref().is_none_or(|rights| rights.may_subscribe(filter, true));
         let is_held_back = wanted == OverflowPolicy::Block && !hears_all;
-        if is_held_back { OverflowPolicy::DropOldest } else { wanted }
+        match is_held_back {
+            true if self.table[key].ends_when_slow => OverflowPolicy::Disconnect,
+            true => OverflowPolicy::DropOldest,
+            false => wanted,
+        }
     }
 
     pub(crate) fn check_right_to_ask(&self, key: PeerKey, query: &Query) -> Result<(), Failure> {

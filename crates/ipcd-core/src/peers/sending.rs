@@ -128,6 +128,12 @@ impl Peers {
         }
         if std::mem::replace(&mut self.table[key].full, full) != full {
             self.tell_flow(key, full);
+            let peer = &self.table[key];
+            if peer.is_soon_cut_off()
+                && let Some(at) = peer.stalls_at(self.config.stall_timeout)
+            {
+                self.arm(key, at);
+            }
         }
     }
 

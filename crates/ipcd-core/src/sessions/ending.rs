@@ -209,7 +209,8 @@ impl Sessions {
         let is_closing = matches!(peer.state, SessionState::Closing);
         let state = if is_closing { LINGER } else { handshake };
         let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
-        let stalled = peer.queue.oldest().map(|since| since + stall);
+        let stalled = peer.stalls_at(stall);
+        let is_soon_cut_off = peer.is_soon_cut_off();
         let pace = peer.pace.deadline();
         let state = peer.deadlines.state.map(|since| since + state);
         let frame = peer.deadlines.frame.map(|since| since + frame);
@@ -222,6 +223,8 @@ impl Sessions {
         } else if due(state) {
             self.fail(now, key, RefusalCode::TimedOut, "the handshake took too long");
         // A closing peer has a deadline of its own for the rest, which was handled above.
+        } else if due(stalled) && !is_closing && is_soon_cut_off {
+            self.disconnect_slow(now, key, "the peer does not read as fast as others publish");
         } else if due(stalled) && !is_closing {
             self.disconnect_stalled(now, key, "the peer did not read fast enough");
         } else if due(frame) {

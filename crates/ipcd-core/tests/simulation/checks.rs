@@ -131,11 +131,7 @@ impl World {
             let is_reason = match client.unsent.front() {
                 _ if self.may_be_full(index) => true,
                 Some((_, What::Message(sent))) => match sent.to {
-                    To::Subject(subject) => {
-                        // Publishers are paced also for a subscriber that is disconnected once full.
-                        let waits = [OverflowPolicy::Block, OverflowPolicy::Disconnect];
-                        self.is_blocked(index, subject, &waits, Self::may_be_full)
-                    }
+                    To::Subject(subject) => self.is_blocked(index, subject, Self::may_be_full),
                     _ => false,
                 },
                 _ => false,
@@ -149,12 +145,11 @@ impl World {
         &self,
         publisher: usize,
         subject: usize,
-        blocking: &[OverflowPolicy],
         is_full: impl Fn(&Self, usize) -> bool,
     ) -> bool {
         let wanting = self.wanting(publisher, subject);
         let is_full =
-            |sub: &Sub| blocking.contains(&sub.wish.overflow) && is_full(self, sub.client);
+            |sub: &Sub| sub.wish.overflow == OverflowPolicy::Block && is_full(self, sub.client);
         let is_all_full = |group: Group| {
             let mut members = wanting.iter().filter(|sub| sub.group() == Some(group));
             members.all(|sub| is_full(sub))
@@ -181,9 +176,7 @@ impl World {
             for index in 0..self.clients.len() {
                 let client = &self.clients[index];
                 let may_try = client.can_act() && client.unsent.is_empty();
-                if !may_try
-                    || !self.is_blocked(index, subject, &[OverflowPolicy::Block], Self::is_full)
-                {
+                if !may_try || !self.is_blocked(index, subject, Self::is_full) {
                     continue;
                 }
                 self.publish(index, To::Subject(subject), Call::Nothing, false);

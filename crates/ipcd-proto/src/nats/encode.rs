@@ -38,6 +38,9 @@ pub struct ServerInfo {
     /// Whether the client has to show a certificate.
     #[serde(skip_serializing_if = "is_false")]
     pub tls_verify: bool,
+    /// Addresses of other servers, `HOST:PORT`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub connect_urls: Vec<String>,
     /// The text that an nkey signs.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub nonce: String,
@@ -199,6 +202,7 @@ mod tests {
             auth_required: false,
             tls_required: true,
             tls_verify: false,
+            connect_urls: Vec::new(),
             nonce: String::new(),
             ldm: false,
         };

@@ -5,9 +5,9 @@ use std::time::Instant;
 use ipcd_proto::nats::{ConnectOptions, NatsWriter, ServerInfo, VERSION};
 use ipcd_transport::ReadBuffer;
 
-use crate::nats::NatsProfile;
 use crate::nats::answers::Answers;
 use crate::nats::subscriptions::NatsSubscriptions;
+use crate::nats::{NatsProfile, SlowClients};
 use crate::staged_bytes::StagedBytes;
 use crate::worker::NatsFacts;
 
@@ -100,6 +100,7 @@ impl NatsAdapter {
             auth_required: requires_proof || channel.has_credentials,
             tls_required: channel.is_encrypted,
             tls_verify: channel.must_certify,
+            connect_urls: profile.connect_urls.clone(),
             nonce: channel.nonce.clone(),
             ldm: false,
         };
@@ -144,6 +145,11 @@ impl NatsAdapter {
         if self.must_greet {
             NatsWriter(&mut self.texts).info(&self.info);
         }
+    }
+
+    /// Whether the client is disconnected if it does not read fast enough.
+    pub(crate) fn ends_when_slow(&self) -> bool {
+        self.profile.slow == SlowClients::Disconnect
     }
 
     /// What decides about the client beside its credentials.

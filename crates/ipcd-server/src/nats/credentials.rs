@@ -34,9 +34,6 @@ impl<'a> Credentials<'a> {
     pub(super) fn of(options: &'a ConnectOptions) -> Self {
         let text = |text: &'a Option<String>| text.as_deref().unwrap_or_default();
         match options {
-            ConnectOptions { jwt: Some(_), .. } => {
-                Self::Unusable("JSON web tokens are not supported: use an nkey, a user or a token")
-            }
             ConnectOptions { nkey: Some(nkey), .. } => {
                 Self::Signature { nkey, signature: text(&options.sig) }
             }
@@ -45,6 +42,9 @@ impl<'a> Credentials<'a> {
             }
             ConnectOptions { auth_token: Some(token), .. } => {
                 Self::Secret { name: None, secret: token.as_bytes() }
+            }
+            ConnectOptions { jwt: Some(_), .. } => {
+                Self::Unusable("JSON web tokens are not supported: use an nkey, a user or a token")
             }
             ConnectOptions { pass: Some(_), .. } => Self::Unusable("a password needs a user"),
             _ => Self::Nothing,
@@ -103,7 +103,8 @@ mod tests {
         assert!(options.update(br#"{"nkey":"U","sig":"s"}"#));
         let signed = Credentials::Signature { nkey: "U", signature: "s" };
         assert_eq!(Credentials::of(&options), signed);
-        assert!(options.update(br#"{"jwt":"j"}"#));
-        assert!(matches!(Credentials::of(&options), Credentials::Unusable(_)));
+        let mut web = ConnectOptions::default();
+        assert!(web.update(br#"{"jwt":"j","sig":"s"}"#));
+        assert!(matches!(Credentials::of(&web), Credentials::Unusable(_)));
     }
 }

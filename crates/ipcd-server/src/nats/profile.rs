@@ -18,6 +18,8 @@ pub struct NatsProfile {
     pub slow: SlowClients,
     /// Whether TLS begins before INFO.
     pub handshake_first: bool,
+    /// Other addresses that clients are told, for when this one cannot be reached.
+    pub connect_urls: Vec<String>,
     /// Whether secrets are taken that others on the network can read.
     pub takes_open_secrets: bool,
 }
@@ -50,8 +52,8 @@ impl SlowClients {
     /// The overflow of their subscriptions.
     pub(crate) fn overflow(self) -> OverflowPolicy {
         match self {
-            Self::Disconnect => OverflowPolicy::Disconnect,
-            Self::Block => OverflowPolicy::Block,
+            // Publishers wait for a moment, so that a client which reads is not cut off.
+            Self::Disconnect | Self::Block => OverflowPolicy::Block,
             Self::Drop => OverflowPolicy::DropOldest,
         }
     }
@@ -79,6 +81,7 @@ pub(crate) struct NatsProfileText {
     pub(crate) auth: Option<AuthMode>,
     pub(crate) slow: Option<SlowClients>,
     pub(crate) handshake_first: Option<bool>,
+    pub(crate) connect_urls: Option<String>,
 }
 
 impl NatsProfileText {
@@ -97,12 +100,16 @@ impl NatsProfileText {
                 .or(self.slow),
             handshake_first: flag(take("handshake_first"), "handshake_first")?
                 .or(self.handshake_first),
+            connect_urls: take("connect_urls").or(self.connect_urls),
         })
     }
 
     /// Whether there is anything in it.
     pub(crate) fn says_something(&self) -> bool {
-        self.auth.is_some() || self.slow.is_some() || self.handshake_first.is_some()
+        self.auth.is_some()
+            || self.slow.is_some()
+            || self.handshake_first.is_some()
+            || self.connect_urls.is_some()
     }
 
     /// The options that are meant.
@@ -111,6 +118,10 @@ impl NatsProfileText {
             auth: self.auth.unwrap_or_default(),
             slow: self.slow.unwrap_or_default(),
             handshake_first: self.handshake_first.unwrap_or(false),
+            connect_urls: self
+                .connect_urls
+                .map(|urls| urls.split(',').map(str::to_owned).collect())
+                .unwrap_or_default(),
             takes_open_secrets: insecure,
         }
     }
@@ -118,11 +129,12 @@ impl NatsProfileText {
 
 impl From<NatsProfile> for NatsProfileText {
     fn from(profile: NatsProfile) -> Self {
-        let NatsProfile { auth, slow, handshake_first, .. } = profile;
+        let NatsProfile { auth, slow, handshake_first, connect_urls, .. } = profile;
         Self {
             auth: Some(auth),
             slow: Some(slow),
             handshake_first: handshake_first.then_some(true),
+            connect_urls: (!connect_urls.is_empty()).then(|| connect_urls.join(",")),
         }
     }
 }
@@ -140,6 +152,15 @@ impl NatsProfile {
         let is_stream = capabilities.reliable && capabilities.largest_record.is_none();
         if !is_stream || at.option("type").is_some_and(|of| of != "stream") {
             return bad("codec=nats needs a byte stream");
+        }
+        let is_place = |url: &String| {
+            let port = url.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            port.is_some_and(|port| port > 0)
+        };
+        if let Some(url) = self.connect_urls.iter().find(|url| !is_place(url)) {
+            return bad(&format!(
+                "connect_urls={url}: HOST:PORT is needed, or several with commas"
+            ));
         }
         let may_greet = transport.raw().is_some_and(|raw| raw.takes_greeting());
         if self.handshake_first && !may_greet {

@@ -65,6 +65,9 @@ impl Worker {
         info!(%source, peer, transport = %transport.scheme(), %identity, "peer connected");
         if let Some(adapter) = adapter.as_mut().and_then(Adapter::nats) {
             adapter.begin(peer);
+            if adapter.ends_when_slow() {
+                self.router.end_when_slow(key);
+            }
         }
         let token = self.connections.next_token(key);
         let mut connection = Connection::new(channel, adapter, token, number);
