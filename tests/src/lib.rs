@@ -43,11 +43,11 @@ pub use refusal::refusal;
 pub use remote::{CallResult, TracedProcess};
 pub use scene::FaultScene;
 pub use schemes::{SCHEMES, SchemeList, identity_kind};
-pub use skip::{is_without, skip};
+pub use skip::{is_without, python, skip};
 pub use system::{
     OpenDescriptor, anonymous, assert_asleep, children, descriptor, descriptors, is_alive, memory,
     raise_limit, state, whole_memory,
 };
-pub use text::{MessageStream, check_lines, feed_lines, message};
+pub use text::{MessageStream, check_lines, feed_lines, from_hex, message, to_hex};
 pub use warden::{guard, private_dir};
 pub use watchdog::{PATIENCE, eventually};

@@ -30,6 +30,18 @@ pub fn skip(why: &str) {
     let _ = std::io::stderr().write_all(format!("skipped: {name}: {why}\n").as_bytes());
 }
 
+/// The interpreter of Python that has the package `ipcd`, which `IPCD_PYTHON` names. Without one the
+/// skip is printed, and the test must return.
+pub fn python() -> Option<PathBuf> {
+    let named = env::var_os("IPCD_PYTHON").filter(|named| !named.is_empty());
+    if named.is_none() {
+        skip(
+            "IPCD_PYTHON names no interpreter with the package ipcd: run crates/ipcd-python/check",
+        );
+    }
+    named.map(PathBuf::from)
+}
+
 /// Whether one of these programs is not installed. If so, the skip is printed, and the test must
 /// return.
 pub fn is_without(programs: &[&str]) -> bool {

@@ -87,3 +87,22 @@ pub fn check_lines(stream: MessageStream, from: impl Read, seen: &AtomicU64) -> 
         _ => Err(format!("more than was sent, of {stream:?}")),
     }
 }
+
+/// Bytes as hexadecimal digits, and `-` for none.
+pub fn to_hex(bytes: &[u8]) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    if digits.is_empty() { "-".into() } else { digits }
+}
+
+/// The bytes that [`to_hex`] has written.
+///
+/// # Panics
+/// If the text is something else.
+pub fn from_hex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2).filter(|_| text != "-");
+    let byte = |pair: &[u8]| {
+        let pair = str::from_utf8(pair).expect("digits are text");
+        u8::from_str_radix(pair, 16).expect("they are hexadecimal")
+    };
+    digits.map(byte).collect()
+}
