@@ -114,7 +114,15 @@ fn packages() -> BTreeMap<String, WorkspacePackage> {
     };
     let folders = inside("crates").into_iter().chain(inside("bin")).chain([root().join("tests")]);
     let folders = folders.filter(|folder| folder.join("Cargo.toml").is_file());
-    folders.map(WorkspacePackage::read).map(|package| (package.name.clone(), package)).collect()
+    let read = folders.map(WorkspacePackage::read);
+    // A package with a workspace of its own takes nothing from this one.
+    let ours = read.filter(|package| !package.manifest.contains_key("workspace"));
+    ours.map(|package| (package.name.clone(), package)).collect()
+}
+
+/// The binding to Python, which is a workspace of its own.
+fn python_binding() -> WorkspacePackage {
+    WorkspacePackage::read(root().join("crates/ipcd-python"))
 }
 
 /// The features of a package, and what each of them enables.
@@ -298,6 +306,23 @@ fn a_package_is_named_as_its_folder_and_takes_what_the_workspace_chose() {
 fn every_file_says_what_it_is() {
     for source in packages().values().flat_map(WorkspacePackage::sources) {
         assert!(source.text.starts_with("//! "), "{} opens without //!", source.path.display());
+    }
+}
+
+/// It is not in the workspace, and follows the same rules.
+#[test]
+fn the_binding_to_python_has_short_files_without_unsafe_code_or_unwrap() {
+    let binding = python_binding();
+    assert_eq!(binding.manifest["lints"]["rust"]["unsafe_code"].as_str(), Some("deny"));
+    for source in binding.sources() {
+        let file = source.path.display();
+        assert!(source.text.starts_with("//! "), "{file} opens without //!");
+        assert!(source.code().len() <= LONGEST_FILE, "{file}: look for a seam");
+        source.assert_none("unwrap", |line| line.contains(".unwrap()"));
+        source.assert_none("unsafe code", |line| line.contains("unsafe {"));
+        if let Some((name, lines)) = source.longest_function() {
+            assert!(lines <= LONGEST_FUNCTION, "{file}: {name} has {lines} lines: split it");
+        }
     }
 }
 

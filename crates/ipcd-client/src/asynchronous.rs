@@ -176,6 +176,32 @@ impl AsyncClient {
         self.with_room(|state| state.client.begin_message(message)).await
     }
 
+    /// Publishes a message for each of these payloads, in their order. The iterator is left behind
+    /// the last message that was published, also when the future is dropped.
+    ///
+    /// # Errors
+    /// As [`Client::publish`], at the first payload that fails.
+    pub async fn publish_all<'a>(
+        &self,
+        subject: &str,
+        payloads: &mut (impl Iterator<Item = &'a [u8]> + Send),
+    ) -> Result<()> {
+        let put = |state: &mut State| {
+            let had_room = state.client.has_room();
+            while state.client.has_room() {
+                let Some(payload) = payloads.next() else { return Ok(Some(())) };
+                let message = Publication { subject, payload, ..Publication::default() };
+                state.client.begin_message(&message)?;
+            }
+            // Only after a change: the driver's step asks this again.
+            if had_room {
+                self.shared().wake.notify_one();
+            }
+            Ok(None)
+        };
+        self.when(None, put).await
+    }
+
     /// Waits until the daemon has accepted everything that was published.
     ///
     /// # Errors
