@@ -25,7 +25,8 @@ impl Workshop {
         let root = package.ancestors().nth(2).ok_or("xtask lies in no workspace")?.to_owned();
         let given = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
         let target = given.map_or_else(|| root.join("target"), |dir| root.join(dir));
-        let dist = target.join("dist");
+        // The table of assets in Cargo.toml names it.
+        let dist = root.join("target/dist");
         Ok(Self { root, target, dist, strict, skipped: Vec::new() })
     }
 
