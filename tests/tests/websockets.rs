@@ -6,6 +6,7 @@ use std::net::TcpStream;
 
 use ipcd_conformance::authority::Authority;
 use ipcd_tests::{CtlCommand, Daemon, DaemonSetup, PATIENCE, eventually, private_dir};
+use tempfile::TempDir;
 
 /// What a page in a browser sends over a WebSocket and gets.
 struct Page(TcpStream);
@@ -178,40 +179,70 @@ fn a_page_is_admitted_by_its_origin() {
     assert_eq!(status("https://evil.example"), "101");
 }
 
-/// Neither side of a raw peer has to write first.
+/// Certificates of one CA, each in a directory with its name.
+struct Certificates(TempDir);
+
+impl Certificates {
+    fn new(all: &[(&str, &str)]) -> Self {
+        let (authority, dir) = (Authority::new(), private_dir());
+        for (name, host) in all {
+            let dir = dir.path().join(name);
+            std::fs::create_dir(&dir).expect("the directory is writable");
+            authority.issue(&[host]).write(&dir);
+        }
+        Self(dir)
+    }
+
+    fn path(&self, name: &str, file: &str) -> String {
+        self.0.path().join(name).join(file).display().to_string()
+    }
+
+    /// The options that name a certificate and its key.
+    fn own(&self, name: &str) -> String {
+        format!("cert={}&key={}", self.path(name, "cert.pem"), self.path(name, "key.pem"))
+    }
+
+    /// The option that names the CA.
+    fn ca(&self) -> String {
+        format!("ca={}", self.path("server", "ca.pem"))
+    }
+}
+
+/// Neither of the two has a message to write first, and the handshakes are made all the same.
 #[test]
 fn a_daemon_connects_to_the_websocket_of_another() {
-    let there = daemon("ws://127.0.0.1:0/x?codec=line&subject=out&reply=in", "pool");
-    let config = format!(
-        "[[connect]]\nendpoint = \"ws://{}?codec=line&subject=heard&reply=said\"\nretry = \"50ms\"\n",
-        address(&there, "ws")
-    );
-    let here = DaemonSetup::new().listen(&["unix"]).config(&config).start();
-    eventually("the peer", || there.log().contains("transport=ws").then_some(()));
-    let mut heard = here.recv("unix", &["-C", "1", "heard"]);
-    there.send("in", "to a client");
-    assert_eq!(heard.wait().expect(0).text(), "to a client\n");
-    let mut out = there.recv("unix", &["-C", "1", "out"]);
-    here.send("said", "from a client");
-    assert_eq!(out.wait().expect(0).text(), "from a client\n");
+    let files = Certificates::new(&[("server", "localhost")]);
+    let trust = format!("&{}&name=localhost", files.ca());
+    for (scheme, own, trust) in
+        [("ws", "", ""), ("wss", &*format!("&{}", files.own("server")), &*trust)]
+    {
+        let listener = format!("{scheme}://127.0.0.1:0/x?codec=line&subject=out&reply=in{own}");
+        let there = daemon(&listener, "pool");
+        let at = format!("{scheme}://{}", address(&there, scheme));
+        let endpoint = format!("{at}?codec=line&subject=heard&reply=said{trust}");
+        let config = format!("[[connect]]\nendpoint = \"{endpoint}\"\nretry = \"50ms\"\n");
+        let here = DaemonSetup::new().listen(&["unix"]).config(&config).start();
+        eventually("the peer", || {
+            there.log().contains(&format!("transport={scheme} ")).then_some(())
+        });
+        let mut heard = here.recv("unix", &["-C", "1", "heard"]);
+        there.send("in", "to a client");
+        assert_eq!(heard.wait().expect(0).text(), "to a client\n");
+        let mut out = there.recv("unix", &["-C", "1", "out"]);
+        here.send("said", "from a client");
+        assert_eq!(out.wait().expect(0).text(), "from a client\n");
+    }
 }
 
 #[test]
 fn a_certificate_is_known_under_a_websocket() {
-    let (authority, dir) = (Authority::new(), private_dir());
-    for (name, names) in [("server", "localhost"), ("ann", "ann.example")] {
-        let dir = dir.path().join(name);
-        std::fs::create_dir(&dir).expect("the directory is writable");
-        authority.issue(&[names]).write(&dir);
-    }
-    let path = |name: &str, file: &str| dir.path().join(name).join(file).display().to_string();
-    let own = |name: &str| format!("cert={}&key={}", path(name, "cert.pem"), path(name, "key.pem"));
-    let ca = format!("ca={}", path("server", "ca.pem"));
+    let files = Certificates::new(&[("server", "localhost"), ("ann", "ann.example")]);
+    let ca = files.ca();
     for fork in ["pool", "connection"] {
-        let daemon = daemon(&format!("wss://127.0.0.1:0/bus?{}&{ca}", own("server")), fork);
+        let daemon = daemon(&format!("wss://127.0.0.1:0/bus?{}&{ca}", files.own("server")), fork);
         let at = format!("wss://{}?{ca}&name=localhost", address(&daemon, "wss"));
         daemon.ctl(&at, &["ping"]).run().expect(0);
-        let ann = format!("{at}&{}", own("ann"));
+        let ann = format!("{at}&{}", files.own("ann"));
         let ping = CtlCommand::new(&daemon, &ann).args(["ping", "--token-file", "/nowhere/t"]);
         ping.run().expect(0);
         assert!(daemon.log().contains("certificate=ann.example"), "{}", daemon.log());

@@ -391,8 +391,9 @@ impl ChannelTraffic for TlsChannel {
         self.outgoing.pinned()
     }
 
+    /// A client's first flight is in rustls until it is asked for.
     fn wants_room(&self) -> bool {
-        !self.outgoing.unsent().is_empty()
+        !self.outgoing.unsent().is_empty() || self.tls.wants_write() && !self.is_broken
     }
 
     fn take_shortage(&mut self) -> bool {

@@ -148,6 +148,7 @@ fn a_flight_that_does_not_fit_goes_on_when_there_is_room() {
 fn who_connects_and_does_not_shake_hands_is_let_go() {
     let mut place = Place::new(&ordinary());
     let (mut client, mut server) = place.pair();
+    assert!(client.wants_room() && !server.wants_room(), "the client speaks first, unasked");
     let now = Instant::now();
     let by = server.tick(now).unwrap().expect("there is a deadline");
     assert_eq!(client.tick(by).unwrap(), None, "who connects has a deadline of its own");
