@@ -45,8 +45,8 @@ pub(crate) fn run(shop: &mut Workshop, parts: &[Part]) -> Outcome {
 
 /// Builds and packs the static binaries.
 fn tarballs(shop: &mut Workshop) -> Outcome {
-    // The tool of this machine prints the pages and the scripts.
-    steps::run(shop.cargo().args(["build", "--release", "--locked", "-p", "ipcctl"]))?;
+    // It prints the pages and the scripts; the static ones may be of another processor.
+    steps::run(shop.cargo().args(["build", "--locked", "-p", "ipcctl"]))?;
     let mut packed = Vec::new();
     for target in &STATIC {
         match target.cargo(shop, "zigbuild") {
@@ -80,7 +80,7 @@ fn pack(shop: &Workshop, target: &Target) -> Outcome<String> {
             return Err(format!("{}: more than {LARGEST_PROGRAM} bytes", to.display()));
         }
     }
-    stage::texts(shop, &folder, "/usr/local/bin")?;
+    stage::texts(shop, &folder, "/usr/local/bin", &shop.target.join("debug/ipcctl"))?;
     for file in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "docs/ipcd.toml"] {
         let from = shop.root.join(file);
         let own_name = from.file_name().ok_or_else(|| format!("{file} is no file"))?;
@@ -117,6 +117,8 @@ fn container(shop: &mut Workshop) -> Outcome {
         }
         copy(&from, &folder.join(program))?;
     }
+    // An empty directory: that of the volume.
+    fresh(&folder.join("run"))?;
     copy(&shop.own("container/Dockerfile"), &folder.join("Dockerfile"))?;
     println!("docker build -t ipcd {}", folder.display());
     Ok(())

@@ -24,7 +24,7 @@ pub(crate) fn fill(shop: &Workshop) -> Outcome {
         copy(&built.join(name), &to)?;
         strip(&to)?;
     }
-    texts(shop, &stage, "/usr/bin")
+    texts(shop, &stage, "/usr/bin", &built.join("ipcctl"))
 }
 
 /// Removes the symbols, which are more than a fourth of a binary.
@@ -34,16 +34,16 @@ pub(crate) fn strip(binary: &Path) -> Outcome {
         .arg(binary))
 }
 
-/// Pages, completions and units, for programs in this folder of the system.
-pub(crate) fn texts(shop: &Workshop, stage: &Path, bin: &str) -> Outcome {
-    let tool = shop.target.join("release/ipcctl");
-    output(Command::new(&tool).args(["man", "--into"]).arg(stage.join("man/man1")))?;
+/// Pages, completions and units, for programs in this folder of the system. The tool, of this machine,
+/// prints its own.
+pub(crate) fn texts(shop: &Workshop, stage: &Path, bin: &str, tool: &Path) -> Outcome {
+    output(Command::new(tool).args(["man", "--into"]).arg(stage.join("man/man1")))?;
     for (page, section) in PAGES {
         let to = stage.join(format!("man/man{section}")).join(page);
         copy(&shop.root.join("docs/man").join(page), &to)?;
     }
     for (shell, name) in COMPLETIONS {
-        let script = output(Command::new(&tool).args(["completion", shell]))?;
+        let script = output(Command::new(tool).args(["completion", shell]))?;
         write(&stage.join("completions").join(name), &script)?;
     }
     let units = shop.root.join("docs/systemd");
