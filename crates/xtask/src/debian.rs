@@ -23,7 +23,7 @@ pub(crate) fn make(shop: &mut Workshop) -> Outcome {
     run(shop
         .cargo()
         .env("PATH", path)
-        .args(["deb", "--locked", "--no-build", "--no-strip", "-p", "xtask", "--output"])
+        .args(["deb", "--quiet", "--locked", "--no-build", "--no-strip", "-p", "xtask", "--output"])
         .arg(&shop.dist))?;
     lint(shop)
 }

@@ -24,6 +24,9 @@ pub(crate) fn fill(shop: &Workshop) -> Outcome {
         copy(&built.join(name), &to)?;
         strip(&to)?;
     }
+    // cargo-deb would give it the name that Debian's own packages have.
+    let changelog = output(Command::new("gzip").args(["-9nc"]).arg(shop.own("deb/changelog")))?;
+    write(&stage.join("changelog.gz"), &changelog)?;
     texts(shop, &stage, "/usr/bin", &built.join("ipcctl"))
 }
 
