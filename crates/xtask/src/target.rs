@@ -50,6 +50,12 @@ impl Target {
             // Building the standard library is a feature of nightly compilers only. Ours knows it as
             // well, and the source is its own: the same version.
             command.arg("-Zbuild-std=std,panic_unwind").env("RUSTC_BOOTSTRAP", "1");
+            // The objects that begin a program are zig's: rustup has brought none for this target.
+            let flags =
+                format!("CARGO_TARGET_{}_RUSTFLAGS", self.triple.to_uppercase().replace('-', "_"));
+            if self.triple.ends_with("musl") {
+                command.env(flags, "-Clink-self-contained=no");
+            }
             // Cargo looks only among the files of rustup otherwise.
             command.env("__CARGO_TESTS_ONLY_SRC_ROOT", source);
         }
