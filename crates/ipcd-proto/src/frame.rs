@@ -91,6 +91,7 @@ impl FrameKind {
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
+        // Kinds begin at 1. For 0 the subtraction wraps, to a place that the list does not have.
         Self::ALL.get(usize::from(byte).wrapping_sub(1)).copied()
     }
 }
@@ -141,6 +142,13 @@ impl Header {
     /// Whether the daemon has to track the delivery of the message.
     pub fn is_tracked(&self) -> bool {
         self.receipt || self.request
+    }
+
+    /// Whether the message cannot be routed together with others, because its publisher may get an
+    /// answer of its own.
+    pub fn stands_alone(&self) -> bool {
+        // Without a branch for each flag, because this is read in every message of a batch.
+        self.receipt | self.request | self.interest
     }
 
     fn flags(&self) -> u8 {

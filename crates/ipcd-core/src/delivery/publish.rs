@@ -133,6 +133,7 @@ impl Delivery {
         let ticket = header
             .is_tracked()
             .then(|| self.sessions.requests.track(&mut self.sessions.peers, now, home, &header));
+        // Whatever a peer has written there: receivers rely on the sender that the daemon names.
         Frame::stamp_sender(frame, from.id);
         self.stamp_reply(Some(key), frame, &message);
         for group_route in &targets.groups {
@@ -207,6 +208,16 @@ impl Delivery {
         // Most frames have neither, and are not written to.
         if is_answerable || message.header.answerable {
             Frame::stamp_answerable(frame, is_answerable);
+        }
+    }
+
+    /// Does the same for all messages of a batch.
+    #[cold]
+    fn stamp_replies(&self, publisher: Option<PeerKey>, mut batch: &mut [u8]) {
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(batch, usize::MAX) {
+            let message = FrameParts::of(&frame);
+            self.stamp_reply(publisher, batch, &message);
+            batch = &mut batch[length..];
         }
     }
 
@@ -290,30 +301,38 @@ impl Delivery {
     ) -> (usize, u64) {
         let (head, mut rest) = bytes.split_at_mut(first.length);
         stamp.apply(head);
-        self.stamp_reply(publisher, head, first);
+        let mut has_reply = first.reply > 0 || first.header.answerable;
         let subject = first.subject(head);
         let (mut length, mut count) = (first.length, 1);
         let largest_payload = self.peers().config.max_payload;
-        // Tracked messages end a batch, because each has an outcome of its own.
+        // A message that may get an answer of its own ends a batch.
         while length < MAX_BATCH
             && let Ok(DecodedFrame::Frame(frame, more)) = decode(rest, largest)
             && frame.header.kind == FrameKind::Message
-            && !frame.header.is_tracked()
-            && !frame.header.interest
-            && frame.subject == subject
+            && !frame.header.stands_alone()
             && (!stamp.of_sender || stamp.is_of(&frame.header))
             && frame.payload.len() <= largest_payload
             && frame.headers.len() <= MAX_HEADERS
+            // The only call comes last, when no register is needed any more for the checks.
+            && frame.subject == subject
         {
-            let parts = FrameParts::of(&frame);
+            has_reply |= has_reply_stamp(&frame);
             stamp.apply(rest);
-            self.stamp_reply(publisher, rest, &parts);
             rest = &mut rest[more..];
             length += more;
             count += 1;
         }
+        // A second pass, because most batches do not need it, and each message pays for the loop.
+        if has_reply {
+            self.stamp_replies(publisher, &mut bytes[..length]);
+        }
         (length, count)
     }
+}
+
+/// Whether the flag for the reply subject may have to change.
+fn has_reply_stamp(frame: &Frame<'_>) -> bool {
+    !frame.reply.is_empty() || frame.header.answerable
 }
 
 /// The header fields that the router fills in.
@@ -350,5 +369,60 @@ impl FrameStamp {
     fn apply(self, frame: &mut [u8]) {
         Frame::stamp_sender(frame, self.sender);
         Frame::stamp_subscription(frame, self.subscription);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipcd_proto::control::Origin;
+    use ipcd_proto::{Filter, FrameWriter};
+
+    use super::*;
+    use crate::config::{Config, DaemonInfo, PeerInfo, RawPeer};
+    use crate::router::Router;
+
+    fn raw_peer(filter: Option<&str>) -> PeerInfo {
+        let origin = Origin {
+            peer: 0,
+            name: None,
+            transport: "test".into(),
+            pid: None,
+            uid: None,
+            gid: None,
+            addr: None,
+        };
+        let filters = filter.map(|text| Filter::parse(text.as_bytes()).unwrap());
+        let filters = filters.into_iter().collect();
+        let raw = Some(RawPeer { filters, echo: false, largest: None, speaks: true });
+        PeerInfo { listener: 0, origin, challenge: None, raw }
+    }
+
+    #[test]
+    fn each_message_of_a_batch_has_its_own_flag_for_its_reply_subject() {
+        let now = Instant::now();
+        let mut core = Router::new(Config::new(DaemonInfo::unknown(now)), None);
+        let (publisher, reader) =
+            (core.attach(now, raw_peer(None)), core.attach(now, raw_peer(Some("a"))));
+        let mut bytes = Vec::new();
+        for (reply, is_claimed) in
+            [("", false), ("b", false), ("", true), ("@1", true), ("b.c", true)]
+        {
+            let header = Header { answerable: is_claimed, ..Header::new(FrameKind::Message, 0) };
+            let frame = Frame {
+                header,
+                subject: b"a",
+                reply: reply.as_bytes(),
+                headers: b"",
+                payload: b"",
+            };
+            FrameWriter(&mut bytes).write(&frame);
+        }
+        assert_eq!(core.receive(now, publisher, &mut bytes).consumed, bytes.len());
+        let (mut rest, mut flags) = (core.send_queue(reader), Vec::new());
+        while let Ok(DecodedFrame::Frame(frame, length)) = decode(rest, usize::MAX) {
+            flags.push(frame.header.answerable);
+            rest = &rest[length..];
+        }
+        assert_eq!(flags, [false, true, false, false, true]);
     }
 }
