@@ -142,6 +142,7 @@ impl Requests {
         header: &Header,
     ) -> Ticket {
         let is_request = header.request;
+        // With 0 seconds no reply could come in time.
         let wait = Duration::from_secs(header.wait.max(1).into());
         let expires = is_request.then(|| now + wait);
         self.last += 1;
@@ -370,6 +371,8 @@ impl Requests {
         for ticket in self.tickets_of(|entry| entry.is_request && !entry.elsewhere.is_empty()) {
             self.change(peers, now, ticket, |entry| {
                 entry.elsewhere.clear();
+                // Both together mean that a reply may still come: the publisher's worker keeps the
+                // request until its time is over.
                 (entry.is_answered, entry.is_passed_on) = (true, true);
             });
         }

@@ -114,6 +114,7 @@ impl MessageDecoder {
     /// Decodes a piece, and gives each message that ends in it to `take`.
     pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(Result<&[u8], TooLong>)) {
         let Some(end) = self.codec.end() else {
+            // The caller passes one read, datagram or record at a time, and that is the message.
             return take(if bytes.len() <= self.largest { Ok(bytes) } else { Err(TooLong) });
         };
         let mut rest = bytes;

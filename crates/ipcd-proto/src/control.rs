@@ -47,6 +47,7 @@ pub fn encode<T: Serialize>(body: &T) -> Vec<u8> {
 /// # Errors
 /// If the bytes are not exactly one body of this type.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadBody> {
+    // The length first: it bounds what a hostile body can make the decoder do.
     if body.len() > MAX_CONTROL {
         return Err(BadBody(format!("{} bytes, over {MAX_CONTROL}", body.len())));
     }

@@ -59,6 +59,7 @@ impl<'a> Headers<'a> {
         if key.is_empty() {
             return Err(BadHeaders::BadEntry);
         }
+        // Before anything is appended: a refused entry leaves the block as it was.
         if block.len() + ENTRY_HEADER + key.len() + value.len() > MAX_HEADERS {
             return Err(BadHeaders::TooLong);
         }

@@ -16,6 +16,7 @@ impl<'a> Subject<'a> {
     /// If it breaks a rule, which the error names.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BadSubject> {
         let text = check(bytes)?;
+        // Only whole tokens are wildcards, as in NATS: `a*` is an ordinary token.
         if text.split('.').any(|token| token == "*" || token == ">") {
             return Err(BadSubject::Wildcard);
         }
@@ -92,6 +93,8 @@ impl Filter {
         if tail.is_some_and(|at| at + 1 != text.split('.').count()) {
             return Err(BadSubject::TailNotLast);
         }
+        // A message to an address goes to its peer and no subscription, so the filter would match
+        // nothing.
         if text.starts_with('@') {
             return Err(BadSubject::Reserved);
         }

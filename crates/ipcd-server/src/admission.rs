@@ -167,6 +167,7 @@ impl Admission {
         self.check(now, source, slot, is_favoured)?;
         let late = if must_prove { self.make_room(source, now, percent)? } else { None };
         let other = self.make_place(source, standing, now, late.is_some())?;
+        // Nothing is evicted before it is certain that the new peer comes in.
         let late = late.and_then(|number| self.evict(number, LATE.to_owned(), true));
         let other = other.and_then(|(number, why)| self.evict(number, why, false));
         let instead_of = late.into_iter().chain(other).collect();
@@ -284,6 +285,7 @@ impl Admission {
         is_favoured: bool,
     ) -> Result<(), String> {
         if let Some(left) = self.deaths.refused_for(source, now) {
+            // Rounded up: a peer that waits for so long must not come too early.
             let seconds = left.as_secs() + 1;
             return Err(format!(
                 "workers have died while they served {source}: it is refused for {seconds} s"

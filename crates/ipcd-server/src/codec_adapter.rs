@@ -144,6 +144,7 @@ impl CodecAdapter {
         }
         let mut found = MessageFramer::new(&self.raw_profile, &mut self.last, frames);
         self.decoder.feed(bytes, |message| found.take(message));
+        // The end of a record ends the message, also without an end byte.
         if self.keeps_records {
             self.decoder.finish(|message| found.take(message));
         }
@@ -168,6 +169,8 @@ impl CodecAdapter {
 
     /// Why the first message was refused, to be told once.
     pub(crate) fn take_refusal(&mut self) -> Option<String> {
+        // The empty text stays behind: it tells that a reason has been logged, and later ones are
+        // only counted.
         let first = self.first_refusal.as_mut().map(std::mem::take);
         first.filter(|why| !why.is_empty())
     }
@@ -194,6 +197,7 @@ impl CodecAdapter {
                 self.raw_profile.codec.encode(frame.payload, &mut message);
                 end += message.len();
             }
+            // A message that is partly written counts as dropped, and not as written.
             if end > self.staged.written() {
                 break;
             }
@@ -212,6 +216,7 @@ impl CodecAdapter {
             used += length;
             let before = self.staged.bytes.len();
             self.translate(&frame);
+            // One message for each write, because a write is a record.
             if self.keeps_records && self.staged.bytes.len() > before {
                 break;
             }

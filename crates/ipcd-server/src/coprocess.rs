@@ -80,6 +80,7 @@ fn prepare(launch: &ProgramLaunch<'_>) -> Result<(), Error> {
     }
     // After the change of user, which resets it (prctl(2)).
     set_pdeathsig(Signal::SIGKILL).map_err(failed("set PDEATHSIG"))?;
+    // A supervisor that died before that has sent no signal.
     if getppid() != launch.supervisor {
         return Err(Error::Config("the supervisor is gone".into()));
     }
@@ -101,6 +102,8 @@ fn become_program(exec: &ExecConfig) -> Result<Result<Infallible, Errno>, Error>
 
 /// The daemon's own environment, without what is meant for the daemon alone.
 fn environment(exec: &ExecConfig) -> BTreeMap<OsString, OsString> {
+    // These tell of the daemon's own sockets and service manager, and a program would take them for
+    // its own.
     let is_ours = |key: &OsString| {
         let key = key.to_string_lossy();
         ["LISTEN_", "IPC_"].iter().any(|prefix| key.starts_with(prefix))

@@ -327,6 +327,7 @@ impl Link {
     ) -> io::Result<()> {
         let encoded = bincode::serde::encode_to_vec(message, CONFIG).map_err(io::Error::other);
         let bytes = encoded.and_then(|bytes| self.check(bytes)).inspect_err(|_| {
+            // The descriptors close with the message, so that the peer has gone.
             self.lost.extend(peer);
         })?;
         self.backlog_bytes += bytes.len();
@@ -353,6 +354,8 @@ impl Link {
                     self.pop_sent();
                 }
                 Err(error) if is_for_later(&error) => {
+                    // Without memory the socket is writable all the same, so that waiting for room
+                    // would spin.
                     self.lacks_memory = error.kind() != io::ErrorKind::WouldBlock;
                     break;
                 }
@@ -400,6 +403,7 @@ impl Link {
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<ReceiveOutcome<T>> {
         let Some(socket) = &self.socket else { return Ok(ReceiveOutcome::Closed) };
         RECEIVED.with_borrow_mut(|bytes| {
+            // A message that does not fit would be cut, and no enlarged buffer could get its rest.
             bytes.resize(LONGEST, 0);
             let room = &mut bytes[..self.longest];
             let mut receive = || recv_with_fds(socket.as_fd(), room, MsgFlags::MSG_DONTWAIT);
@@ -423,6 +427,7 @@ impl Link {
 /// Reads a message.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     match bincode::serde::decode_from_slice(bytes, CONFIG) {
+        // Bytes behind the message mean that the other side encodes another type.
         Ok((message, used)) if used == bytes.len() => Ok(message),
         Ok(_) => Err(io::Error::other("a message on a link is too long")),
         Err(error) => Err(io::Error::other(error)),

@@ -64,6 +64,7 @@ pub(crate) fn examine_path(path: &Path) -> Result<(TrustedDir, PathBuf, Option<F
 
 impl Drop for PidFile {
     fn drop(&mut self) {
+        // Another daemon may have put its own file in this place since.
         let id = self.file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
         let is_ours = |found: &FoundFile| {
             let is_same = id.as_ref().is_ok_and(|id| *id == found.id());
@@ -85,6 +86,8 @@ fn check(found: &FoundFile, path: &Path) -> Result<(), Error> {
     if !found.is_regular() {
         return refused("not a regular file");
     }
+    // A file of another user, or one with a second name, could be a trap: writing would destroy
+    // something else.
     if !is_trusted(found.owner()) || found.has_other_names() {
         return refused("that file belongs to another user, or has a second name");
     }

@@ -56,6 +56,7 @@ impl UserSwitch {
 
     /// Whether a process of ours can become that user: one tries.
     fn is_possible(self) -> bool {
+        // Tried in a child, because there is no way back for the process that succeeds.
         let tried = ipcd_sys::fork(|| i32::from(self.apply().is_err()));
         loop {
             match tried.as_ref().map(|pid| waitpid(*pid, None)) {
@@ -73,6 +74,8 @@ impl UserSwitch {
     /// Becomes that user for good: groups first, for they need the right to, and then checks it.
     pub(crate) fn apply(self) -> Result<(), Error> {
         let failed = |error| Error::system("give up root's rights", error);
+        // The groups first and the user last: without root's rights the others could not be
+        // changed.
         setgroups(&[self.gid]).map_err(failed)?;
         setresgid(self.gid, self.gid, self.gid).map_err(failed)?;
         setresuid(self.uid, self.uid, self.uid).map_err(failed)?;

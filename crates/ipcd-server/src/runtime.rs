@@ -132,8 +132,10 @@ fn make_token(directory: &TrustedDir, name: &Path) -> io::Result<()> {
     // A start that was killed may have left one.
     let _ = directory.remove(&aside);
     let mut file = directory.create(&aside)?;
+    // Before the secret is in it: no other user can have opened it.
     file.set_permissions(Permissions::from_mode(0o600))?;
     writeln!(file, "{text}")?;
+    // Renamed only when it is complete: a start that is killed leaves no half token.
     Ok(renameat(directory, &aside, directory, name)?)
 }
 

@@ -141,6 +141,7 @@ impl Worker {
         };
         // Only now that it is confined. It has read no byte of a peer yet.
         worker.link.send(&ToSupervisor::Ready)?;
+        // The outputs for this peer must go out before the first wait: no event announces them.
         if let Some(only) = init.only {
             worker.admit_peer(only);
             worker.obey_router()?;
@@ -154,12 +155,16 @@ impl Worker {
         let mut events = [EpollEvent::empty(); EVENTS];
         while !self.is_over()? {
             let count = self.wait_for_events(&mut events)?;
+            // The clock is read once a turn, so that all deadlines of the turn are compared with
+            // one time.
             self.now = Instant::now();
             self.handshake_steps = 0;
             for event in &events[..count] {
                 match EventToken::from_u64(event.data()) {
                     LINK => {
                         if !self.read_link()? {
+                            // A worker does not outlive its supervisor: nothing else could end or
+                            // replace it.
                             return Ok(());
                         }
                     }
@@ -174,6 +179,7 @@ impl Worker {
                     token => self.handle_event(token, event.events()),
                 }
             }
+            // After the events: a peer that was heard in this turn must not count as silent.
             self.look_at_time();
             self.try_again()?;
             self.obey_router()?;
@@ -237,6 +243,7 @@ impl Worker {
 
     /// Reads the messages of the supervisor; false when that is gone.
     fn read_link(&mut self) -> Result<bool, Error> {
+        // The event may be for the room in the link that an earlier message waits for.
         self.link.flush()?;
         loop {
             match self.link.receive()? {
@@ -284,6 +291,7 @@ impl Worker {
         (self.must_report_quiet, self.reads_peers) = (true, false);
         for key in self.connections.keys() {
             if let Some(connection) = self.connections.get_mut(key) {
+                // A peer that waits is not read. What it sends stays in the kernel.
                 connection.waiting = true;
             }
             self.rearm_peer(key);
@@ -392,6 +400,7 @@ impl Worker {
         }
         while let Some((at, token)) = self.ticks.pop_due(self.now) {
             let connection = self.connections.of_event(token);
+            // A connection that was given an earlier time since has left this entry behind.
             if let Some(connection) = connection.filter(|found| found.tick_at == Some(at)) {
                 connection.tick_at = None;
                 let key = PeerKey(token.place);
@@ -428,6 +437,7 @@ impl Worker {
 
     /// Has [`Worker::try_again`] called after a pause.
     fn retry_soon(&mut self) {
+        // The first time stands. Otherwise each further failure would postpone the next try.
         self.retry_at.get_or_insert(self.now + PAUSE);
     }
 

@@ -182,6 +182,7 @@ impl Delivery {
         ticket: Option<Ticket>,
     ) {
         let Peers { cluster, table, .. } = &mut self.sessions.peers;
+        // The worker may have died since the route was found.
         let Some(generation) = cluster.generation_of(slot).filter(|generation| *generation > 0)
         else {
             return;
@@ -211,6 +212,7 @@ impl Delivery {
             cluster.tell(slot, &WorkerMessage::Origin(origin));
         }
         self.forward_to(None, slot, frame, ticket);
+        // So that identities of foreign senders do not pile up there.
         self.sessions.peers.cluster.tell_departed(&[slot], from);
     }
 
@@ -224,6 +226,8 @@ impl Delivery {
     ) {
         let (slot, in_id) = place_of(to.peer);
         let cluster = &self.sessions.peers.cluster;
+        // An id names the generation of its worker. The successor may have another peer of that
+        // number.
         let is_same = |generation| is_generation(generation, in_id);
         if !cluster.directory.is_leaving(slot) && cluster.generation_of(slot).is_some_and(is_same) {
             self.forward_to(Some(from), slot, frame, ticket);

@@ -213,6 +213,7 @@ impl Router {
         peer.queue.wrote(count, &mut self.delivery.sessions.peers.pool);
         peer.note_taken(now, count);
         self.peers_mut().update_quota(key);
+        // Delivered means written to the channel, whether or not the peer has read it.
         while let Some(ticket) = self.delivery.sessions.peers.table[key].queue.take_written() {
             self.sessions_mut().conclude(now, ticket, DeliveryOutcome::Delivered);
         }

@@ -181,6 +181,7 @@ impl Router {
         self.queries.asked.insert(ticket, asked);
         self.delivery.sessions.peers.table[key].questions += 1;
         if !self.delivery.sessions.peers.cluster.is_alone() {
+            // The supervisor checks the right to ask once more: a compromised worker would not.
             let by = self.peers().requesting_peer(key);
             self.delivery.sessions.peers.cluster.tell_directory(DirectoryRequest::Ask {
                 ticket,

@@ -198,6 +198,7 @@ impl SubscriptionIndex {
     /// Returns the shape of a filter and the numbers of its tokens, if all tokens are known.
     fn row_of(&self, filter: &Filter) -> Option<(FilterShape, Vec<u32>)> {
         let (stem, has_tail) = stem_of(filter);
+        // No filter has an unknown token, so that the row cannot exist.
         let number = |token: &str| Some(self.tokens.of(token)).filter(|number| *number != UNKNOWN);
         let tokens = stem.map(number).collect::<Option<Vec<_>>>()?;
         Some((FilterShape { tokens: tokens.len(), has_tail }, tokens))
@@ -263,6 +264,7 @@ impl TokenNumbers {
         if self.numbers.is_empty() {
             *self = Self::default();
         } else if self.numbers.len() < self.numbers.capacity() / 8 {
+            // Twice the size: the next tokens must not make it grow at once.
             self.numbers.shrink_to(2 * self.numbers.len());
         }
     }

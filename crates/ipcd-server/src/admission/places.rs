@@ -52,6 +52,8 @@ impl Admission {
             return Ok(None);
         }
         let (own, busy) = (self.crowd.count(source), self.crowd.busiest_count());
+        // With one peer more the new source must still have fewer than the other: two sources would
+        // otherwise evict each other in turns.
         let may_take = is_favoured || (busy > own + 1 && !is_crowded);
         if let Some(other) = self.crowd.busiest().next().filter(|_| may_take) {
             let why = format!("evicted for a new peer: {other} has the most peers ({key})");

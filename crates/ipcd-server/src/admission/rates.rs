@@ -28,6 +28,8 @@ impl ConnectRates {
         self.forget(now);
         let each = Duration::from_secs(1) / most;
         let full_at = self.full_at.entry(source).or_insert(now);
+        // The bucket is one time: that at which it is full again. So an idle source needs no
+        // update.
         let after = (*full_at).max(now) + each;
         let is_allowed = after <= now + Duration::from_secs(1).max(each);
         if is_allowed {
@@ -42,6 +44,8 @@ impl ConnectRates {
         }
         self.full_at.retain(|_, full_at| *full_at > now);
         if self.full_at.len() >= MOST {
+            // So many sources at once are an attack. Forgetting all is better than memory without a
+            // bound.
             self.full_at.clear();
         }
         self.known = self.full_at.len();

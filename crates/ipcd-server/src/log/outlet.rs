@@ -98,6 +98,7 @@ impl LogOutlet {
             return Ok(());
         }
         let told = std::mem::take(&mut self.lost);
+        // A line may have been lost after its beginning was written.
         if std::mem::take(&mut self.is_in_line) {
             self.backlog.push_back(b'\n');
         }

@@ -146,12 +146,16 @@ impl Connection {
             },
         };
         let edges = self.channel.reports_edges();
+        // With edges, epoll reports only new bytes. EPOLL_CTL_MOD makes it look again, and report
+        // those that are still there.
         let renews = std::mem::take(&mut self.has_more) && edges && wanted.read;
         if wanted == self.armed && !renews {
             return Ok(());
         }
         let (read_fd, write_fd) = (self.channel.read_fd(), self.channel.write_fd());
         let (data, armed) = (self.token.to_u64(), self.armed);
+        // A descriptor can be registered once only, so that a socket has one entry for both
+        // directions.
         if read_fd.as_raw_fd() == write_fd.as_raw_fd() {
             change(epoll, read_fd, armed.flags(edges), wanted.flags(edges), renews, data)?;
         } else {

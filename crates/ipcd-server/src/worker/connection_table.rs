@@ -20,6 +20,7 @@ impl ConnectionTable {
     /// The token for the events of the peer that gets this key. Two connections have the same one only
     /// if four thousand million lie between them.
     pub(super) fn next_token(&mut self, key: PeerKey) -> EventToken {
+        // Not 0, which the tokens of the link, the inbox and the timer have.
         self.last_number = self.last_number.checked_add(1).unwrap_or(1);
         EventToken { place: key.0, number: self.last_number }
     }

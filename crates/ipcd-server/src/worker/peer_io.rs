@@ -112,9 +112,12 @@ impl Worker {
         let largest = self.router.largest_frame(key);
         let connection = self.connections.get_mut(key)?;
         let mut buffer = self.buffers.take(connection.partial.take(), largest);
+        // A peer that waits is not read, but its transport's own messages are: without their
+        // acknowledgements UDP would take the peer for dead.
         let outcome =
             if connection.waiting { serve(connection) } else { read_of(connection, &mut buffer) };
         self.note_certificate(key);
+        // Whatever the outcome: bytes that came before an error are accepted.
         self.feed_router(key, buffer);
         Some(outcome)
     }
@@ -152,6 +155,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        // The channel counts since its beginning, and the router wants the increase.
         let lost = connection.channel.lost();
         self.router.count_lost(lost - std::mem::replace(&mut connection.lost, lost));
         let has_traffic = connection.channel.wants_service();
@@ -193,6 +197,8 @@ impl Worker {
                 }
                 Ok(WriteOutcome::NotReady) => connection.blocked = true,
                 Ok(WriteOutcome::NoCredit) => {
+                    // Not `blocked`: the descriptor has room, so epoll would report it at once,
+                    // again and again. The credit arrives with a datagram.
                     connection.awaiting_credit = true;
                     break;
                 }
@@ -200,6 +206,8 @@ impl Worker {
                     return self.abandon_writing(key, "the peer has no reader");
                 }
                 Err(error) if error.is_exhaustion() => {
+                    // The descriptor may be writable all the same, so that a timer has to try
+                    // again.
                     (connection.blocked, connection.is_paused) = (true, true);
                 }
                 Err(error) => return self.abandon_writing(key, &error.to_string()),
@@ -270,6 +278,7 @@ impl Worker {
     }
 
     pub(super) fn resume_peer(&mut self, key: PeerKey) {
+        // After a pause the peers stay unread until the daemon has ended.
         if !self.reads_peers {
             return;
         }
@@ -278,6 +287,7 @@ impl Worker {
         connection.waiting = false;
         self.mark.set(connection.admission);
         let buffer = self.buffers.take(connection.partial.take(), largest);
+        // First the bytes that were read before: later ones must not overtake them.
         self.feed_router(key, buffer);
         let connection = self.connections.get_mut(key);
         let Some(connection) = connection.filter(|connection| !connection.waiting) else {

@@ -110,9 +110,13 @@ impl Worker {
         let raw = raw_transport.adopt_raw(parts)?;
         let mut adapter = CodecAdapter::new(raw_profile, &raw, self.router.max_payload());
         let is_distant = addr.is_some_and(|addr| !addr.is_loopback());
+        // A page in a browser can connect to a stream with an address, also on the loopback. A peer
+        // that the daemon has dialled or started is no browser.
         if addr.is_some() && !is_chosen && raw.has_end {
             adapter.look_for_browser();
         }
+        // The address of a datagram can be forged. Larger answers than questions would help to
+        // flood the host that really has it.
         if is_distant && !is_chosen && !transport.capabilities().reliable {
             adapter.limit_amplification();
         }
@@ -210,6 +214,7 @@ impl Worker {
             connection.closing = Some(why.into());
             connection.has_stalled = has_stalled;
             connection.waiting = false;
+            // Its last bytes cannot be written, so there is nothing to wait for.
             if let Some(why) = connection.broken.take() {
                 return self.detach_peer(key, &why);
             }

@@ -74,6 +74,8 @@ impl Worker {
         let connection =
             self.connections.get_mut(key).filter(|found| !found.waiting && !found.has_ended)?;
         let keeps_records = connection.adapter.as_mut()?.raw()?.keeps_records();
+        // A read of a stream fills the buffer. A record is often small, and each needs a read of
+        // its own.
         let most = if keeps_records { RECORDS } else { 1 };
         let mut total = 0;
         for _ in 0..most {
@@ -132,6 +134,7 @@ impl Worker {
                 Ok(WriteOutcome::Bytes(count)) => {
                     let done = adapter.staged().wrote(count, &mut self.spare);
                     if let Some(until) = &mut connection.hears_until {
+                        // Its end is reported only after a write, so that this one needs time.
                         *until = self.now + HALF_CLOSED;
                     }
                     self.router.wrote(self.now, key, done);
@@ -144,6 +147,7 @@ impl Worker {
                 Ok(WriteOutcome::NotReady) => connection.blocked = true,
                 Ok(WriteOutcome::NoCredit) => return connection.awaiting_credit = true,
                 Err(error) if error.is_exhaustion() => {
+                    // As in `write_peer`: the descriptor may be writable all the same.
                     (connection.blocked, connection.is_paused) = (true, true);
                 }
                 Err(error) => return self.abandon_writing(key, &error.to_string()),
