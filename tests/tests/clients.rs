@@ -344,6 +344,17 @@ fn tokens(language: Language) {
     assert_eq!(agent.text("s"), "over TCP");
 }
 
+#[test]
+fn waits_of_python_can_be_cancelled_and_interrupted() {
+    let Some(python) = python() else { return };
+    let daemon = DaemonSetup::new().listen(&["unix"]).start();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/cancel.py");
+    let mut command = Command::new(python);
+    command.arg(script).env("IPCD_RUNTIME_DIR", daemon.runtime_dir()).env_remove("IPCD_VIA");
+    let ended = RunningProcess::start(&mut command).wait().expect(0);
+    assert_eq!(ended.text(), "done\n", "{}", ended.stderr);
+}
+
 /// One test for each scenario and language.
 macro_rules! scenarios {
     ($($module:ident: $language:expr;)*) => {$(
