@@ -11,7 +11,7 @@ use crate::stage;
 use crate::steps::{self, Outcome, Workshop, copy, fresh, is_installed, on, output, write};
 use crate::target::{STATIC, Target};
 
-/// The most bytes of a program.
+/// The most bytes that a program should have.
 const LARGEST_PROGRAM: u64 = 8 << 20;
 
 /// The programs.
@@ -51,6 +51,8 @@ fn tarballs(shop: &mut Workshop) -> Outcome {
     for target in &STATIC {
         match target.cargo(shop, "zigbuild") {
             Ok(mut command) => {
+                // The linker leaves the symbols out: strip(1) knows one processor only.
+                command.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
                 steps::run(command.args(["--release", "-p", "ipcd", "-p", "ipcctl"]))?;
                 packed.push(pack(shop, target)?);
             }
@@ -65,7 +67,7 @@ fn tarballs(shop: &mut Workshop) -> Outcome {
 }
 
 /// Packs the static binaries of a target with their texts. Returns the name of the tarball.
-fn pack(shop: &Workshop, target: &Target) -> Outcome<String> {
+fn pack(shop: &mut Workshop, target: &Target) -> Outcome<String> {
     let name = format!("ipcd-{}-linux-{}", env!("CARGO_PKG_VERSION"), target.processor());
     let folder = shop.dist.join(&name);
     fresh(&folder)?;
@@ -73,11 +75,10 @@ fn pack(shop: &Workshop, target: &Target) -> Outcome<String> {
         let built = shop.target.join(target.triple).join("release").join(program);
         let to = folder.join("bin").join(program);
         copy(&built, &to)?;
-        strip(shop, &to)?;
         let bytes = fs::metadata(&to).map_err(|error| on(&to, &error))?.len();
         println!("{program} for {}: {bytes} bytes", target.processor());
         if bytes > LARGEST_PROGRAM {
-            return Err(format!("{}: more than {LARGEST_PROGRAM} bytes", to.display()));
+            shop.skip(&format!("{program} in {LARGEST_PROGRAM} bytes"), &format!("it has {bytes}"));
         }
     }
     stage::texts(shop, &folder, "/usr/local/bin", &shop.target.join("debug/ipcctl"))?;
@@ -93,16 +94,6 @@ fn pack(shop: &Workshop, target: &Target) -> Outcome<String> {
     tar.current_dir(&shop.dist).args(order).args(["-czf", &tarball, &name]);
     steps::run(&mut tar)?;
     Ok(tarball)
-}
-
-/// Removes the symbols of a program of any processor: zig's linker can, and strip(1) cannot.
-fn strip(shop: &Workshop, program: &std::path::Path) -> Outcome {
-    let out = program.with_extension("stripped");
-    let python = shop.tools().join("zig/bin/python3");
-    let mut zig = Command::new(python);
-    zig.args(["-m", "ziglang", "objcopy", "--strip-all"]).arg(program).arg(&out);
-    steps::run(&mut zig)?;
-    fs::rename(&out, program).map_err(|error| on(&out, &error))
 }
 
 /// The context of the container image: the recipe and the static programs of this machine.

@@ -31,7 +31,7 @@ pub(crate) fn fill(shop: &Workshop) -> Outcome {
 }
 
 /// Removes the symbols, which are more than a fourth of a binary.
-pub(crate) fn strip(binary: &Path) -> Outcome {
+fn strip(binary: &Path) -> Outcome {
     run(Command::new("strip")
         .args(["--strip-unneeded", "-R", ".comment", "-R", ".note"])
         .arg(binary))
