@@ -216,7 +216,8 @@ impl ChannelTraffic for UdpChannel {
     }
 
     fn lost(&self) -> u64 {
-        self.session.receiving.lost.saturating_add(self.joiner.dropped())
+        let UdpSession { sending, receiving, .. } = &self.session;
+        receiving.lost.saturating_add(self.joiner.dropped()).saturating_add(sending.lost)
     }
 }
 

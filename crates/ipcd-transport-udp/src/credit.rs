@@ -27,13 +27,15 @@ pub(crate) struct SendCredit {
     pub(crate) sent: u64,
     /// The receiver's last report.
     pub(crate) credited: u64,
+    /// Datagrams that never arrived, by the receiver's reports.
+    pub(crate) lost: u64,
     /// Set while credit lacks: the report that would bring it may have been lost.
     pub(crate) probe: Option<RetryBackoff>,
 }
 
 impl SendCredit {
     pub(crate) fn new(window: u32) -> Self {
-        Self { window, sequence: 0, sent: 0, credited: 0, probe: None }
+        Self { window, sequence: 0, sent: 0, credited: 0, lost: 0, probe: None }
     }
 
     pub(crate) fn outstanding(&self) -> u64 {
@@ -55,7 +57,9 @@ impl SendCredit {
     }
 
     /// Takes the receiver's report. An old or impossible one changes nothing.
-    pub(crate) fn credit(&mut self, position: u64) {
+    pub(crate) fn credit(&mut self, position: u64, lost: u64) {
+        // No more than can have been sent.
+        self.lost = self.lost.max(lost.min(self.sent / cost(DATA_HEADER)));
         if position > self.credited && position <= self.sent {
             self.credited = position;
             self.probe = None;
@@ -202,7 +206,7 @@ mod tests {
         let mut sending = SendCredit::new(10_000);
         while send(&mut sending, 1_000).is_some() {}
         assert_eq!((sending.sequence, sending.outstanding()), (5, 5 * 1_768));
-        sending.credit(1_768);
+        sending.credit(1_768, 0);
         assert!(send(&mut sending, 1_000).is_some());
         assert!(send(&mut sending, 1_000).is_none());
     }
@@ -212,7 +216,7 @@ mod tests {
         let mut sending = SendCredit::new(0);
         assert!(send(&mut sending, 15_000).is_some());
         assert!(send(&mut sending, 1).is_none());
-        sending.credit(15_768);
+        sending.credit(15_768, 0);
         assert!(send(&mut sending, 1).is_some());
     }
 
@@ -221,10 +225,15 @@ mod tests {
         let mut sending = SendCredit::new(10_000);
         send(&mut sending, 1_000);
         send(&mut sending, 1_000);
-        sending.credit(1_768);
+        sending.credit(1_768, 0);
         for position in [0, 1_767, 3_537, u64::MAX] {
-            sending.credit(position);
+            sending.credit(position, 0);
             assert_eq!(sending.outstanding(), 1_768, "{position}");
+        }
+        // Four datagrams of no bytes would cost more than these two.
+        for (reported, known) in [(1, 1), (0, 1), (u64::MAX, 4)] {
+            sending.credit(0, reported);
+            assert_eq!(sending.lost, known);
         }
     }
 
@@ -246,7 +255,7 @@ mod tests {
             assert_eq!(sending.probe(now), Some(sending.sent));
         }
         receiving.passed(sending.sent);
-        sending.credit(receiving.consumed);
+        sending.credit(receiving.consumed, 0);
         assert_eq!(sending.outstanding(), 0);
         assert_eq!(sending.probe(now + Duration::from_secs(9)), None);
     }

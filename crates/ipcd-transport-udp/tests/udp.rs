@@ -390,6 +390,11 @@ fn lost_datagrams_are_counted_and_do_not_block() {
     read_bytes(&mut *daemon, &mut into, 500);
     assert_eq!(into.filled(), frame(written as u32 / 500, 500));
     assert_eq!(daemon.lost(), lost as u64);
+    // By the next report the client knows it, too.
+    let written = fill(&mut *client, &frames);
+    read_bytes(&mut *daemon, &mut buffer(), written);
+    client.serve().unwrap();
+    assert_eq!(client.lost(), lost as u64);
 }
 
 #[test]

@@ -116,7 +116,7 @@ pub trait ChannelTraffic {
         false
     }
 
-    /// Frames that were sent by the peer and never arrived, as far as is known.
+    /// Frames and datagrams that never arrived here, or at the peer, as far as is known. Never falls.
     fn lost(&self) -> u64 {
         0
     }

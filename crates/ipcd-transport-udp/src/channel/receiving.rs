@@ -108,7 +108,7 @@ impl UdpChannel {
             Datagram::Data { place, record, .. } if !self.session.ended => {
                 return self.session.receiving.admit(place.sequence).then_some((place, record));
             }
-            Datagram::Credit { position, .. } => self.session.sending.credit(position),
+            Datagram::Credit { position, lost, .. } => self.session.sending.credit(position, lost),
             Datagram::Probe { position, .. } => {
                 self.session.receiving.passed(position);
                 self.report();
