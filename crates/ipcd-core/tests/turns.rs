@@ -17,8 +17,14 @@ struct Hall {
 
 impl Hall {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
         let now = Instant::now();
-        Self { core: Router::new(Config::new(DaemonInfo::unknown(now)), None), now }
+        let mut config = Config::new(DaemonInfo::unknown(now));
+        change(&mut config);
+        Self { core: Router::new(config, None), now }
     }
 
     fn open(&mut self) -> PeerKey {
@@ -134,6 +140,57 @@ fn a_message_for_thousands_of_subscriptions_reaches_them_over_many_turns() {
     let expected: Vec<u32> = (1..=MANY).flat_map(|number| [number; 3]).collect();
     assert_eq!(got.len(), expected.len());
     assert_eq!(got, expected, "each subscription gets each message once");
+}
+
+/// Send queues of taps that read nothing fill at the same time, and to search one for messages to
+/// drop takes long.
+#[test]
+fn send_queues_that_are_full_at_once_are_shortened_over_many_turns() {
+    const TAPS: usize = 20;
+    const LIMIT: usize = 64 * 1024;
+    let mut hall =
+        Hall::with(|config| (config.queue_limit, config.turn, config.slice) = (LIMIT, 1024, 128));
+    let taps: Vec<PeerKey> = (0..TAPS).map(|_| hall.open()).collect();
+    taps.iter().for_each(|tap| hall.subscribe(*tap, 1..2, ">"));
+    let publishers: Vec<PeerKey> = (0..TAPS).map(|_| hall.open()).collect();
+    let mut sent = 0;
+    while hall.core.queued(taps[0]) < LIMIT - 100 {
+        hall.say_all(publishers[0], message("a"));
+        sent += 1;
+    }
+    let lengths = |hall: &Hall| taps.iter().map(|tap| hall.core.queued(*tap)).collect::<Vec<_>>();
+    let shorter = |before: &[usize], after: &[usize]| {
+        before.iter().zip(after).filter(|(before, after)| after < before).count()
+    };
+    let mut before = lengths(&hall);
+    // In one turn all publishers send, and each message would fill all queues.
+    let large = message(&"a".repeat(99));
+    let mut rests: Vec<_> = publishers.iter().map(|key| hall.say(*key, large.clone())).collect();
+    for _ in 0..TURNS {
+        let after = lengths(&hall);
+        let in_turn = shorter(&before, &after);
+        assert!(in_turn <= 4, "{in_turn} send queues in one turn");
+        if !hall.core.has_deferred() && rests.iter().all(Vec::is_empty) {
+            break;
+        }
+        before = after;
+        for key in hall.turn() {
+            let at = publishers.iter().position(|publisher| *publisher == key);
+            let rest = &mut rests[at.expect("only publishers wait")];
+            *rest = hall.say(key, std::mem::take(rest));
+        }
+    }
+    // Each tap has the newest messages, and none twice.
+    for tap in &taps {
+        let got = hall.read(*tap).len();
+        assert!((TAPS..sent + TAPS).contains(&got), "{got}");
+    }
+    let mut count = |name: &str| {
+        let counters = hall.core.counters();
+        counters.into_iter().find(|(known, _)| known == name).map_or(0, |(_, count)| count)
+    };
+    assert_eq!(count("messages_matched"), ((sent + TAPS) * TAPS) as u64);
+    assert!(count("messages_dropped_oldest") > 0);
 }
 
 #[test]

@@ -136,12 +136,11 @@ fn alternating(count: usize) -> Vec<u8> {
         .collect()
 }
 
-#[test]
-#[ignore = "long: half a minute"]
-fn messages_for_forty_thousand_subscriptions_disturb_nobody() {
-    try_hostile("40,000 subscriptions to one filter", |daemon| {
+/// Messages for peers with as many subscriptions as they may have, which read nothing.
+fn try_messages_for(what: &str, taps: usize) {
+    try_hostile(what, |daemon| {
         let taps: Vec<RawConnection> =
-            (0..TAPS).map(|_| tap(daemon, SUBSCRIPTIONS, |_| "flood.>".into())).collect();
+            (0..taps).map(|_| tap(daemon, SUBSCRIPTIONS, |_| "flood.>".into())).collect();
         let mut publisher = daemon.session("unix");
         let batch = alternating(4);
         Box::new(move |end| {
@@ -150,9 +149,21 @@ fn messages_for_forty_thousand_subscriptions_disturb_nobody() {
                 publisher.control(FrameKind::Flush, 1, &[]);
                 publisher.expect(FrameKind::Ack);
             }
-            assert_eq!(taps.len(), TAPS, "the peers are connected and read nothing");
+            assert!(!taps.is_empty(), "the peers are connected and read nothing");
         })
     });
+}
+
+#[test]
+#[ignore = "long: half a minute"]
+fn messages_for_ten_thousand_subscriptions_disturb_nobody() {
+    try_messages_for("10,000 subscriptions to one filter", 1);
+}
+
+#[test]
+#[ignore = "long: half a minute"]
+fn messages_for_forty_thousand_subscriptions_disturb_nobody() {
+    try_messages_for("40,000 subscriptions to one filter", TAPS);
 }
 
 #[test]

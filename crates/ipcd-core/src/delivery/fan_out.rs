@@ -25,6 +25,10 @@ const AT_ONCE: usize = 1024;
 /// Bytes that are copied in a step.
 const BYTES_OF_STEP: usize = 1024;
 
+/// The length from which on a send queue takes long to search. It holds some 6,000 messages without a
+/// payload.
+const LONG_QUEUE_BYTES: usize = 256 * 1024;
+
 /// Messages for all members of a route, and the subscription number that they carry now.
 pub(crate) struct StampedBatch<'a> {
     pub(crate) bytes: &'a mut [u8],
@@ -52,7 +56,7 @@ impl Delivery {
         targets: &Rc<RouteTargets>,
         mut batch: StampedBatch<'_>,
     ) {
-        let at = self.deliver_to_some(now, from, &targets.members, &mut batch);
+        let at = self.deliver_to_some(now, from, &targets.members, &mut batch, false);
         let StampedBatch { bytes, count, subscription, ticket } = batch;
         if at < targets.members.len() {
             // The publisher's buffer is used again after this turn, so the rest needs a copy.
@@ -91,7 +95,7 @@ impl Delivery {
             some.iter().filter(|member| self.is_since(member, *births)).cloned().collect();
         // `send_origin` finds the identity there, even if the sender has gone.
         self.last_sender = origin.take();
-        let reached = self.deliver_to_some(now, sender, &there, &mut batch);
+        let reached = self.deliver_to_some(now, sender, &there, &mut batch, true);
         *origin = self.last_sender.take();
         *subscription = batch.subscription;
         *at = match there.get(reached) {
@@ -123,19 +127,21 @@ impl Delivery {
 
     /// Delivers messages to subscriptions until the steps are used up, and returns how many
     /// received them. The subscriptions are sorted by number. Copies differ only in this number, so
-    /// that subscriptions with the same one share the bytes.
+    /// that subscriptions with the same one share the bytes. At least one receives them if they are
+    /// the first work of a slice, so that every fan-out ends.
     fn deliver_to_some(
         &mut self,
         now: Instant,
         from: MessageSender,
         to: &[LocalSubscriber],
         batch: &mut StampedBatch<'_>,
+        is_slice: bool,
     ) -> usize {
         let mut at = 0;
         let groups = to.chunk_by(|a, b| a.subscription == b.subscription);
         for alike in groups.flat_map(|alike| alike.chunks(AT_ONCE)) {
-            // At least one group in each turn, so that every fan-out ends.
-            if at > 0 && self.sessions.work.budget.is_spent() {
+            let is_first = at == 0;
+            if !(is_first && is_slice) && !self.may_deliver(&alike[0], batch.bytes, is_first) {
                 break;
             }
             let number = alike[0].subscription;
@@ -145,19 +151,42 @@ impl Delivery {
             let shared = self.keep_for(alike, from, batch.bytes);
             // A slice costs the same for any length; a copy costs its bytes.
             let each = if shared.is_some() { 0 } else { batch.bytes.len() / BYTES_OF_STEP };
-            self.sessions.work.budget.spend(alike.len() * (2 + each));
+            let before = at;
             for member in alike {
+                if at > before && !self.may_deliver(member, batch.bytes, false) {
+                    break;
+                }
+                self.sessions.work.budget.spend(2 + each);
                 let (bytes, count, ticket) = (&*batch.bytes, batch.count, batch.ticket);
                 let load = MessageBatch { bytes, count, is_direct: false, ticket, shared };
                 self.deliver(now, from, member, &load);
+                at += 1;
             }
             // The queues hold the chunk now, so the reference that kept it during delivery can go.
             if let Some(slice) = shared {
                 self.sessions.peers.pool.release(slice.chunk);
             }
-            at += alike.len();
+            if at < before + alike.len() {
+                break;
+            }
         }
         at
+    }
+
+    /// Whether a member may receive a batch now, or has to be the first of a later slice.
+    fn may_deliver(&self, member: &LocalSubscriber, batch: &[u8], is_first: bool) -> bool {
+        (is_first || !self.sessions.work.budget.is_spent()) && !self.must_shed_later(member, batch)
+    }
+
+    /// Whether a batch fills a member's send queue so that it is searched for messages to drop, and
+    /// that takes longer than the turn has steps for. A long one takes as long as some turns, so
+    /// that each turn searches one at most, in its slice.
+    fn must_shed_later(&self, member: &LocalSubscriber, batch: &[u8]) -> bool {
+        let (peers, more) = (self.peers(), batch.len());
+        member.overflow == OverflowPolicy::DropOldest
+            && peers.will_shed(member.peer, more)
+            && (self.sessions.work.budget.is_turn_spent()
+                || peers.table[member.peer].queue.len() + more >= LONG_QUEUE_BYTES)
     }
 
     /// Stores a batch for the members that will take it, if that pays.

@@ -184,6 +184,14 @@ impl Peers {
         }
     }
 
+    /// Whether messages will be dropped from a peer's send queue if so many bytes are added. Without
+    /// knowledge of the quota: a peer that is over it is full already.
+    pub(crate) fn will_shed(&self, key: PeerKey, more: usize) -> bool {
+        let peer = &self.table[key];
+        (peer.full || peer.queue.len() + more >= self.config.queue_limit)
+            && peer.queue.is_worth_shedding(more)
+    }
+
     /// Whether a peer's send queue has reached the hard limit.
     pub(crate) fn is_at_hard_limit(&self, key: PeerKey) -> bool {
         let (parts, of) = HARD_LIMIT;

@@ -20,9 +20,6 @@ use std::time::Instant;
 /// Time in which a peer whose session has ended may take its remaining bytes.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
-/// Messages of a full send queue that are examined in a step.
-const SHED_IN_STEP: usize = 8;
-
 impl Sessions {
     /// Ends a session with an ERROR frame, which carries the reason.
     pub(crate) fn fail(
@@ -147,14 +144,15 @@ impl Sessions {
         }
         let Peer { queue, subscriptions, .. } = &mut self.peers.table[key];
         // Shedding walks over the whole queue, so that it must free much each time.
-        if !queue.is_worth_shedding() {
+        if !queue.is_worth_shedding(0) {
             return;
         }
         let shed = queue.shed(half, &mut self.peers.pool, |number| {
             let known = subscriptions.binary_search_by_key(&number, |known| known.number);
             known.is_ok_and(|at| subscriptions[at].overflow == OverflowPolicy::DropOldest)
         });
-        self.work.budget.spend(shed.looked_at / SHED_IN_STEP);
+        // Each message is looked at twice, which takes a step.
+        self.work.budget.spend(shed.looked_at);
         self.peers.update_quota(key);
         // Subscriptions that block may keep the queue full.
         let is_full = self.peers.table[key].queue.len() > half;

@@ -29,7 +29,8 @@ const LEAST: usize = 256;
 pub(crate) struct StepBudget {
     /// For the peer or worker whose work is being done.
     left: usize,
-    granted: usize,
+    /// Used since the last grant, which may be more than was granted.
+    used: usize,
     /// For all peers in this turn.
     in_turn: usize,
 }
@@ -38,6 +39,7 @@ impl StepBudget {
     /// Counts work that was done.
     pub(crate) fn spend(&mut self, steps: usize) {
         self.left = self.left.saturating_sub(steps);
+        self.used = self.used.saturating_add(steps);
     }
 
     /// Whether the remaining work has to be deferred.
@@ -45,16 +47,22 @@ impl StepBudget {
         self.left == 0
     }
 
+    /// Whether the steps of the turn are used up, so that work which may take as long as a turn has
+    /// to be deferred.
+    pub(crate) fn is_turn_spent(&self) -> bool {
+        self.in_turn <= self.used
+    }
+
     /// Gives steps to the next peer or worker of the turn.
     pub(crate) fn grant(&mut self, most: usize) {
         // The previous grant is charged only now, by the steps that were really used.
-        self.in_turn = self.in_turn.saturating_sub(self.granted - self.left);
-        self.granted = most.min(self.in_turn.max(LEAST));
-        self.left = self.granted;
+        self.in_turn = self.in_turn.saturating_sub(self.used);
+        self.left = most.min(self.in_turn.max(LEAST));
+        self.used = 0;
     }
 
     pub(crate) fn begin_turn(&mut self, steps: usize) {
-        *self = Self { left: 0, granted: 0, in_turn: steps };
+        *self = Self { left: 0, used: 0, in_turn: steps };
     }
 }
 

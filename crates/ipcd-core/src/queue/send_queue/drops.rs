@@ -59,10 +59,10 @@ pub(crate) struct DropReport {
 }
 
 impl SendQueue {
-    /// Whether the queue has grown enough since the last shedding. So each frame is examined a few
+    /// Whether the queue has grown enough since the last shedding, with so many bytes more. So each frame is examined a few
     /// times only, no matter how full the queue stays.
-    pub(crate) fn is_worth_shedding(&self) -> bool {
-        self.len() >= self.next_shed
+    pub(crate) fn is_worth_shedding(&self, more: usize) -> bool {
+        self.len() + more >= self.next_shed
     }
 
     /// Drops the oldest messages of subscriptions that allow it, until at most `target` bytes are
@@ -329,7 +329,7 @@ mod tests {
         for number in 0..5_000_u32 {
             push(&mut queue, now, if number.is_multiple_of(100) { 1 } else { 2 }, 8);
             pushed += 1;
-            if queue.is_worth_shedding() {
+            if queue.is_worth_shedding(0) {
                 looked_at += queue.shed(1000, &mut ChunkPool::default(), |n| n == 1).looked_at;
             }
         }
