@@ -129,7 +129,10 @@ fn nothing_is_missed_once_a_subscription_is_acknowledged() {
 /// The watchdog would need an hour to end the stopped worker, so nothing waits for that.
 #[test]
 fn a_stopped_worker_delays_no_subscription_on_another() {
-    let daemon = DaemonSetup::new().config("watchdog = \"1h\"\n").args(&["--workers", "3"]).start();
+    let daemon = DaemonSetup::new()
+        .config("[daemon]\nwatchdog = \"1h\"\n")
+        .args(&["--workers", "3"])
+        .start();
     let (mut subscriber, slot) = daemon.client_on("unix", |_| true);
     let (mut publisher, _) = daemon.client_on("unix", |other| other == (slot + 1) % 3);
     let stopped = Pid::from_raw(daemon.worker_in((slot + 2) % 3).pid);
