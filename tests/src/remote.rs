@@ -76,21 +76,6 @@ impl TracedProcess {
         at
     }
 
-    /// As [`TracedProcess::poke`], with up to 4 KiB.
-    ///
-    /// # Panics
-    /// If it has died.
-    pub fn poke_all(&self, bytes: &[u8]) -> u64 {
-        let at = self.before.rsp - 8192;
-        for (word, to) in bytes.chunks(8).zip((at..).step_by(8)) {
-            let mut value = [0; 8];
-            value[..word.len()].copy_from_slice(word);
-            let value = i64::from_le_bytes(value);
-            ptrace::write(self.pid, to as AddressType, value).expect("the process is stopped");
-        }
-        at
-    }
-
     /// Makes it do a system call.
     ///
     /// # Panics
