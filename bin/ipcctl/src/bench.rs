@@ -155,6 +155,9 @@ fn peers(given: &[BenchPeer]) -> Vec<OtherServer> {
         BenchPeer::Zeromq => OtherServer::Zeromq,
     };
     let ours = [OtherServer::IpcdUnix, OtherServer::IpcdTcp].into_iter();
+    // The client of nats-server reaches ipcd, too.
+    let as_nats = given.contains(&BenchPeer::Nats).then_some(OtherServer::IpcdNats);
+    let ours = ours.chain(as_nats);
     if given.is_empty() { Vec::new() } else { ours.chain(given.iter().map(peer)).collect() }
 }
 

@@ -192,6 +192,8 @@ pub enum OtherServer {
     IpcdUnix,
     /// ipcd over TCP, as the others are.
     IpcdTcp,
+    /// ipcd as clients of NATS see it.
+    IpcdNats,
     /// socat, which moves bytes between two connections and knows no messages.
     Socat,
     /// nats-server.
@@ -209,6 +211,7 @@ impl OtherServer {
         match self {
             Self::IpcdUnix => "ipcd-unix",
             Self::IpcdTcp => "ipcd-tcp",
+            Self::IpcdNats => "ipcd-nats",
             Self::Socat => "socat",
             Self::Nats => "nats",
             Self::Mosquitto => "mosquitto",
@@ -219,7 +222,7 @@ impl OtherServer {
 
     /// Whether it is ipcd, which is always there and loses nothing.
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::IpcdUnix | Self::IpcdTcp)
+        matches!(self, Self::IpcdUnix | Self::IpcdTcp | Self::IpcdNats)
     }
 
     /// Whether it has subjects, and so sends one message to several receivers.

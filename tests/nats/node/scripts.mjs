@@ -7,7 +7,6 @@ import { randomBytes } from "node:crypto";
 
 const [module, options, pattern = ""] = process.argv.slice(2);
 const nats = await import(module);
-const isOld = module === "nats";
 const PATIENCE_MS = 60_000;
 const CROWD = 1000;
 const tests = [];

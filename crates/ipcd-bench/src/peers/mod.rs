@@ -40,7 +40,7 @@ impl OtherServer {
         match self {
             Self::IpcdUnix | Self::IpcdTcp => ServerProtocol::Ipcd,
             Self::Socat => ServerProtocol::Bytes(size),
-            Self::Nats => ServerProtocol::Nats,
+            Self::Nats | Self::IpcdNats => ServerProtocol::Nats,
             Self::Mosquitto => ServerProtocol::Mqtt,
             Self::Redis => ServerProtocol::Redis,
             Self::Zeromq => ServerProtocol::Zmtp,
@@ -50,7 +50,9 @@ impl OtherServer {
     fn command(self, ports: [u16; 2]) -> io::Result<Command> {
         let [port, second] = ports.map(|port| port.to_string());
         let (program, arguments) = match self {
-            Self::IpcdUnix | Self::IpcdTcp => return Err(ErrorKind::Unsupported.into()),
+            Self::IpcdUnix | Self::IpcdTcp | Self::IpcdNats => {
+                return Err(ErrorKind::Unsupported.into());
+            }
             Self::Socat => {
                 let listen = |port| format!("TCP-LISTEN:{port},bind=127.0.0.1,nodelay,reuseaddr");
                 (find_program("socat")?, vec!["-b65536".into(), listen(port), listen(second)])
@@ -85,6 +87,8 @@ impl OtherServer {
 /// A server that runs for one measurement.
 pub(crate) enum ServedPeer {
     Ours(Rc<EmbeddedDaemon>, &'static str),
+    /// With the port for clients of NATS.
+    OursForNats(EmbeddedDaemon, u16),
     Other(ForkedChild, [u16; 2]),
 }
 
@@ -94,6 +98,7 @@ impl ServedPeer {
         match peer {
             OtherServer::IpcdUnix => Self::start_ours("unix", dir),
             OtherServer::IpcdTcp => Self::start_ours("tcp", dir),
+            OtherServer::IpcdNats => Self::start_ours_for_nats(dir),
             _ => Self::start_other(peer),
         }
     }
@@ -101,6 +106,15 @@ impl ServedPeer {
     fn start_ours(scheme: &'static str, dir: &Path) -> io::Result<Self> {
         fs::create_dir(dir)?;
         Ok(Self::Ours(Rc::new(EmbeddedDaemon::start(dir, |_| {})?), scheme))
+    }
+
+    fn start_ours_for_nats(dir: &Path) -> io::Result<Self> {
+        fs::create_dir(dir)?;
+        let port = free_port()?;
+        let listener = format!("tcp://127.0.0.1:{port}?codec=nats").parse();
+        let listener = listener.map_err(io::Error::other)?;
+        let daemon = EmbeddedDaemon::start(dir, |config| config.listeners.push(listener))?;
+        Ok(Self::OursForNats(daemon, port))
     }
 
     fn start_other(peer: OtherServer) -> io::Result<Self> {
@@ -116,6 +130,7 @@ impl ServedPeer {
     pub(crate) fn processes(&self) -> Vec<u32> {
         match self {
             Self::Ours(daemon, _) => daemon.processes.clone(),
+            Self::OursForNats(daemon, _) => daemon.processes.clone(),
             Self::Other(child, _) => vec![child.process()],
         }
     }
@@ -130,6 +145,7 @@ impl ServedPeer {
     ) -> PeerLane {
         let way = match (self, peer) {
             (Self::Ours(daemon, scheme), _) => PeerPath::Session(Rc::clone(daemon), scheme),
+            (&Self::OursForNats(_, port), _) => PeerPath::Ports([(port, port); 2]),
             (&Self::Other(_, [first, second]), OtherServer::Socat) => {
                 PeerPath::Ports([(first, first), (second, second)])
             }
