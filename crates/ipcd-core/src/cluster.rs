@@ -78,6 +78,8 @@ pub(crate) struct Cluster {
     pending_acks: Vec<PendingAck>,
     next_ticket: u64,
     confirmed: u64,
+    /// Whether the directory was asked to tell of new members of groups.
+    pub(crate) is_watching_groups: bool,
     /// Whether the daemon ends, so that the directory answers no more.
     pub(crate) is_ending: bool,
     /// The progress of this worker's own leaving.
@@ -142,6 +144,14 @@ impl Cluster {
     pub(crate) fn meet(&mut self, slot: u32) {
         if !std::mem::replace(&mut self.link(slot).is_asked, true) {
             self.tell_directory(DirectoryRequest::Meet(slot));
+        }
+    }
+
+    /// Has the directory tell of new members of groups, because publishers wait for the known ones.
+    pub(crate) fn watch_groups(&mut self) {
+        if !self.is_alone() && !std::mem::replace(&mut self.is_watching_groups, true) {
+            // The version that the route was looked up in: a newer table may have a new member.
+            self.tell_directory(DirectoryRequest::WatchGroups(self.table_version.get()));
         }
     }
 
@@ -338,7 +348,7 @@ impl Cluster {
             }
             DirectoryChange::Leaving { slot, generation }
             | DirectoryChange::Died { slot, generation, .. } => known(slot) != generation,
-            DirectoryChange::QuotaUsage { .. } => false,
+            DirectoryChange::QuotaUsage { .. } | DirectoryChange::FewerWorkers => false,
         }
     }
 }

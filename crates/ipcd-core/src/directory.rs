@@ -42,6 +42,8 @@ pub struct Directory {
     interests: InterestTable,
     /// For each slot, the last ticket of an interest that was entered, and that the worker waits for.
     entered: BTreeMap<u32, u64>,
+    /// The slots of workers that want to know of new members of groups.
+    group_watchers: BTreeSet<u32>,
     /// For each slot, the workers that its worker has met: they learn of its end.
     acquainted: Vec<BTreeSet<u32>>,
     /// The slot of the worker that serves the peer of each name.
@@ -82,6 +84,7 @@ impl Directory {
             seen: vec![None; slots],
             interests,
             entered: BTreeMap::new(),
+            group_watchers: BTreeSet::new(),
             acquainted: vec![BTreeSet::new(); slots],
             names: HashMap::new(),
             name_counts: vec![0; slots],
@@ -115,7 +118,7 @@ impl Directory {
     pub fn remove_worker(&mut self, slot: u32) -> Vec<AddressedEvent> {
         let generation = self.state.generations[slot as usize];
         let has_finished = self.finished[slot as usize];
-        self.interests.begin(slot, 0);
+        self.end_in_table(slot);
         for principal in self.state.principals_of(slot) {
             let usage = QuotaUsage::default();
             self.change(DirectoryChange::QuotaUsage { slot, principal, usage });
@@ -130,6 +133,7 @@ impl Directory {
         }
         self.seen[slot as usize] = None;
         self.entered.remove(&slot);
+        self.group_watchers.remove(&slot);
         self.names.retain(|_, owner| *owner != slot);
         self.name_counts[slot as usize] = 0;
         told.extend(self.end_questions(slot));
@@ -161,6 +165,16 @@ impl Directory {
             DirectoryRequest::Seen(epoch) => self.seen(slot, epoch)?,
             DirectoryRequest::Interested { ticket, interest, share } => {
                 self.interested(slot, ticket, interest, share)?;
+                if share.is_some() {
+                    return Ok(self.tell_group_watchers());
+                }
+            }
+            DirectoryRequest::WatchGroups(version) => {
+                self.group_watchers.insert(slot);
+                // A member may have come since the worker has looked.
+                if version != self.state.interests.version() {
+                    return Ok(self.tell_group_watchers());
+                }
             }
             DirectoryRequest::Meet(other) => return self.meet(slot, other),
             DirectoryRequest::Uninterested(interest) => {
@@ -183,7 +197,7 @@ impl Directory {
             DirectoryRequest::Leaving => {
                 let generation = self.state.generations[slot as usize];
                 // From now on no route contains the worker.
-                self.interests.begin(slot, 0);
+                self.end_in_table(slot);
                 let change = DirectoryChange::Leaving { slot, generation };
                 self.state.apply(&change);
                 let told = self.acquainted[slot as usize].iter().chain([&slot]);
@@ -265,6 +279,24 @@ impl Directory {
         }
         told.push(self.worker_changed(slot, generation_of(other)));
         Ok(told)
+    }
+
+    /// Takes a worker out of the table: no message goes to it any more.
+    fn end_in_table(&mut self, slot: u32) {
+        self.interests.begin(slot, 0);
+        // A worker that has used up its share looks at the quotas again only if it is told to. One
+        // that has not needs no event, and there may be thousands.
+        if !self.state.usage.is_empty() {
+            self.change(DirectoryChange::FewerWorkers);
+        }
+    }
+
+    /// Returns the events for the workers that wait for new members of groups, once for each request.
+    fn tell_group_watchers(&mut self) -> Vec<AddressedEvent> {
+        let watchers = std::mem::take(&mut self.group_watchers);
+        let generation = |slot: u32| self.state.generations[slot as usize];
+        let event = |slot| (slot, DirectoryEvent::GroupsChanged { to: generation(slot) });
+        watchers.into_iter().map(event).collect()
     }
 
     fn worker_changed(&self, slot: u32, change: DirectoryChange) -> AddressedEvent {

@@ -241,7 +241,7 @@ impl Delivery {
                     leaving.push(slot);
                     None
                 }
-                DirectoryChange::QuotaUsage { .. } => None,
+                DirectoryChange::QuotaUsage { .. } | DirectoryChange::FewerWorkers => None,
             };
             if let Some((slot, generation)) = generation
                 && slot != cluster.own_slot

@@ -141,7 +141,7 @@ impl Delivery {
         let groups = to.chunk_by(|a, b| a.subscription == b.subscription);
         for alike in groups.flat_map(|alike| alike.chunks(AT_ONCE)) {
             let is_first = at == 0;
-            if !(is_first && is_slice) && !self.may_deliver(&alike[0], batch.bytes, is_first) {
+            if (!is_first || !is_slice) && !self.may_deliver(&alike[0], batch.bytes, is_first) {
                 break;
             }
             let number = alike[0].subscription;

@@ -39,6 +39,7 @@ impl Delivery {
         if waits {
             // A new member may be able to take the message before the present ones.
             self.sessions.group_waiters.push(publisher);
+            self.sessions.peers.cluster.watch_groups();
         }
         waits
     }

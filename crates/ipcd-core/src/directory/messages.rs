@@ -27,6 +27,9 @@ pub enum DirectoryRequest {
     Uninterested(Interest),
     /// The worker has something for the worker in this slot.
     Meet(u32),
+    /// Publishers wait for a group, and the worker has looked its members up in this version of the
+    /// table of interests. It wants to know of new members.
+    WatchGroups(u32),
     /// The resources that peers of a principal use at this worker.
     QuotaUsage {
         /// The principal.
@@ -85,6 +88,11 @@ pub enum DirectoryEvent {
         to: u32,
         /// The change.
         change: DirectoryChange,
+    },
+    /// A group may have new members since the worker asked for them.
+    GroupsChanged {
+        /// The generation that the event is for.
+        to: u32,
     },
     /// In this slot is no worker that can be met.
     Absent {

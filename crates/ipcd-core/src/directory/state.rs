@@ -20,6 +20,8 @@ pub enum DirectoryChange {
         /// The amount in use.
         usage: QuotaUsage,
     },
+    /// There are fewer workers, so that each has a larger share of the quotas.
+    FewerWorkers,
     /// A worker was started.
     Generation {
         /// The slot of the worker.
@@ -97,6 +99,8 @@ impl DirectoryState {
                 }
             }
             DirectoryChange::Died { slot, .. } => self.set_generation(*slot, 0),
+            // The number is in the table of interests.
+            DirectoryChange::FewerWorkers => {}
             DirectoryChange::QuotaUsage { slot, principal, usage } => {
                 self.set_usage(*slot, *principal, *usage);
             }

@@ -87,6 +87,10 @@ impl Router {
             DirectoryEvent::WorkerChanged { to, change } if to == generation => {
                 self.delivery.apply_changes(now, &[change]);
             }
+            DirectoryEvent::GroupsChanged { to } if to == generation => {
+                self.peers_mut().cluster.is_watching_groups = false;
+                self.sessions_mut().resume_group_waiters();
+            }
             DirectoryEvent::Absent { to, slot } if to == generation => {
                 self.peers_mut().cluster.note_absent(slot);
                 self.delivery.note_met();
