@@ -37,7 +37,7 @@ fn the_unit_is_one_that_systemd_252_knows() {
         line.unwrap_or_default()
     };
     assert_eq!(value("Type"), "notify");
-    assert!(value("ExecReload").ends_with("kill -HUP $MAINPID"));
+    assert_eq!(value("ExecReload"), "/bin/sh -c 'kill -HUP $MAINPID'");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn transports_as_json_have_every_contract() {
     assert_eq!(find("tcp")["default"], "tcp://127.0.0.1:7117");
     assert!(find("tls")["default"].is_null(), "there is no default certificate");
     let encrypted: Vec<_> = all.iter().filter(|it| it["encrypted"] == true).collect();
-    assert_eq!(encrypted, [find("tls")]);
+    assert_eq!(encrypted, [find("tls"), find("wss")]);
     let lines = stdout(&ipcctl(&["transports", "-o", "jsonl"]));
     assert_eq!(lines.lines().count(), all.len());
 }

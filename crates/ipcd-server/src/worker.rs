@@ -370,7 +370,15 @@ impl Worker {
         // The predecessor has ended, and its last records come before those of this worker. They are
         // no more than its socket holds.
         while self.read_record(slot)? {}
-        self.others.add(slot, generation, socket, &self.epoll)
+        self.others.add(slot, generation, socket, &self.epoll);
+        self.watch_other(slot)
+    }
+
+    fn watch_other(&mut self, slot: u32) -> Result<(), Error> {
+        if !self.others.watch(slot, &self.epoll)? {
+            self.retry_soon();
+        }
+        Ok(())
     }
 
     /// Sends what is on its way to another worker, as much as its socket takes.
@@ -454,6 +462,7 @@ impl Worker {
             }
         }
         for slot in self.others.slots() {
+            self.watch_other(slot)?;
             self.forward_frames(slot)?;
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Instant;
 
+use ipcd_core::CloseReason;
 use ipcd_transport::{Channel, ReadBuffer};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
@@ -50,9 +51,7 @@ pub(crate) struct Connection {
     /// Whether the peer's messages wait for room in a send queue.
     pub(crate) waiting: bool,
     /// Why nothing more is read but the end: the send queue is written, then the channel finished.
-    pub(crate) closing: Option<Box<str>>,
-    /// Whether it is closed because others had to wait for it.
-    pub(crate) has_stalled: bool,
+    pub(crate) closing: Option<Box<CloseReason>>,
     pub(crate) finished: bool,
     /// Whether the channel has to tell us when it can be written to.
     pub(crate) blocked: bool,
@@ -111,7 +110,6 @@ impl Connection {
             partial: None,
             waiting: false,
             closing: None,
-            has_stalled: false,
             finished: false,
             blocked: false,
             is_paused: false,

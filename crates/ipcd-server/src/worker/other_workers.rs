@@ -42,6 +42,8 @@ struct OtherWorker {
     joiner: RecordJoiner,
     /// Whether the socket takes no more for now.
     is_full: bool,
+    /// Whether epoll watches the socket. The kernel may have no memory for that.
+    is_watched: bool,
 }
 
 /// The outcome of reading a socket.
@@ -79,22 +81,29 @@ impl OtherWorkers {
         self.workers.keys().copied().collect()
     }
 
-    /// Adds a worker, with the socket to it. The caller has read everything of its predecessor.
-    pub(super) fn add(
-        &mut self,
-        slot: u32,
-        generation: u32,
-        socket: OwnedFd,
-        epoll: &Epoll,
-    ) -> Result<(), Error> {
+    /// Adds a worker, with the socket to it. The caller has read everything of its predecessor, and
+    /// calls [`OtherWorkers::watch`].
+    pub(super) fn add(&mut self, slot: u32, generation: u32, socket: OwnedFd, epoll: &Epoll) {
         self.remove(slot, epoll);
-        epoll
-            .add(&socket, self.event(slot, EpollFlags::EPOLLIN))
-            .map_err(|error| Error::system("watch the socket to another worker", error))?;
         let (splitter, joiner) = (RecordSplitter::default(), RecordJoiner::default());
-        let worker = OtherWorker { generation, socket, splitter, joiner, is_full: false };
+        let (is_full, is_watched) = (false, false);
+        let worker = OtherWorker { generation, socket, splitter, joiner, is_full, is_watched };
         self.workers.insert(slot, worker);
-        Ok(())
+    }
+
+    /// Has epoll watch the socket to a slot, if it does not yet. Returns false if the kernel has no
+    /// memory for that: it has to be tried again.
+    pub(super) fn watch(&mut self, slot: u32, epoll: &Epoll) -> Result<bool, Error> {
+        let event = self.event(slot, EpollFlags::EPOLLIN);
+        let Some(worker) = self.workers.get_mut(&slot).filter(|worker| !worker.is_watched) else {
+            return Ok(true);
+        };
+        match epoll.add(&worker.socket, event) {
+            Ok(()) => worker.is_watched = true,
+            Err(error) if is_exhaustion(error) => {}
+            Err(error) => return Err(Error::system("watch the socket to another worker", error)),
+        }
+        Ok(worker.is_watched)
     }
 
     fn remove(&mut self, slot: u32, epoll: &Epoll) {
@@ -180,14 +189,18 @@ impl OtherWorkers {
             Err(error) if is_for_later(error) => {}
             Err(error) => return Err(Error::system("write to another worker", error)),
         }
-        worker.watch(full, true, epoll)
+        // Without a watch nothing would tell of room.
+        if !worker.is_watched {
+            return Ok(ForwardOutcome::NoMemory);
+        }
+        worker.rewatch(full, true, epoll)
     }
 
     /// Notes that a socket that was full has room. Returns whether it was full.
     pub(super) fn note_room(&mut self, slot: u32, epoll: &Epoll) -> Result<bool, Error> {
         let event = self.event(slot, EpollFlags::EPOLLIN);
         match self.workers.get_mut(&slot).filter(|worker| worker.is_full) {
-            Some(worker) => worker.watch(event, false, epoll).map(|_| true),
+            Some(worker) => worker.rewatch(event, false, epoll).map(|_| true),
             None => Ok(false),
         }
     }
@@ -199,7 +212,7 @@ impl OtherWorkers {
 }
 
 impl OtherWorker {
-    fn watch(
+    fn rewatch(
         &mut self,
         mut event: EpollEvent,
         is_full: bool,
@@ -242,7 +255,8 @@ mod tests {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (near, far) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-        others.add(1, 7, near, &epoll).unwrap();
+        others.add(1, 7, near, &epoll);
+        assert!(others.watch(1, &epoll).unwrap());
         (others, far, epoll)
     }
 
@@ -256,7 +270,8 @@ mod tests {
     fn records_of_a_worker_that_has_ended_are_read_before_its_end() {
         let (mut one, far, epoll) = workers();
         let mut other = OtherWorkers::new(FIRST);
-        other.add(0, 1, far, &epoll).unwrap();
+        other.add(0, 1, far, &epoll);
+        assert!(other.watch(0, &epoll).unwrap());
         let sent = other.send(0, 1, &frame(), &epoll).unwrap();
         assert_eq!(sent, ForwardOutcome::Bytes(frame().len()));
         // It dies with a record unread.

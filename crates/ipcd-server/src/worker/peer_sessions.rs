@@ -165,12 +165,12 @@ impl Worker {
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
-        let end = match connection.closing.is_some() {
-            true if connection.has_stalled => PeerEnd::Stalled,
-            true => PeerEnd::CutOff,
-            false => PeerEnd::Departed,
+        let end = match &connection.closing {
+            Some(reason) if reason.has_stalled => PeerEnd::Stalled,
+            Some(_) => PeerEnd::CutOff,
+            None => PeerEnd::Departed,
         };
-        let why = connection.closing.as_deref().unwrap_or(why);
+        let why = connection.closing.as_ref().map_or(why, |reason| &reason.why);
         let origin = self.router.origin(key);
         let source = self.source_of(connection.channel.identity());
         let (peer, transport, name) = (origin.peer, &origin.transport, origin.name.as_deref());
@@ -205,14 +205,9 @@ impl Worker {
         }
     }
 
-    pub(super) fn close_session(
-        &mut self,
-        key: PeerKey,
-        CloseReason { why, has_stalled }: CloseReason,
-    ) {
+    pub(super) fn close_session(&mut self, key: PeerKey, reason: CloseReason) {
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.closing = Some(why.into());
-            connection.has_stalled = has_stalled;
+            connection.closing = Some(Box::new(reason));
             connection.waiting = false;
             // Its last bytes cannot be written, so there is nothing to wait for.
             if let Some(why) = connection.broken.take() {
