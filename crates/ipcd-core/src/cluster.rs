@@ -220,7 +220,7 @@ impl Cluster {
     /// Returns the bytes that all workers together may have in flight to this one, for one
     /// interest.
     pub(crate) fn in_flight(&self, largest_frame: usize) -> usize {
-        (self.window as usize + largest_frame).saturating_mul(self.links.len())
+        (self.window as usize + largest_frame).saturating_mul(self.directory.slots())
     }
 
     /// Returns the generation in a slot, 0 for an empty one; `None` if the slot does not exist.
