@@ -107,6 +107,10 @@ fn cross(batch: &[u8], count: u32) {
     let publisher = house.cores[0].attach(now, peer(false));
     let subscriber = house.cores[1].attach(now, peer(true));
     house.settle();
+    // The first message waits until the workers have met.
+    let waits = house.cores[0].receive(now, publisher, &mut batch.to_vec()).waiting;
+    assert!(waits, "the workers have met already");
+    house.settle();
     for _ in 0..count {
         take_in(&mut house.cores[0], now, publisher, batch);
         house.settle();
