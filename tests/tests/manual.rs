@@ -114,7 +114,7 @@ fn the_page_of_the_configuration_has_every_key() {
     }
 }
 
-/// What the sample shows is the default, and the examples in its comments are valid.
+/// The values of the sample are the defaults, and the examples in its comments are valid.
 #[test]
 fn the_sample_configuration_is_the_default() {
     let text = fs::read_to_string(hand_written_dir().join("../ipcd.toml")).expect("it is there");

@@ -178,7 +178,7 @@ fn what_is_wrong_is_told_in_the_words_of_nats_server() {
     let mut client = connect(&daemon);
     client.send("PUB a.* 1\r\nx\r\nSUB a..b 1\r\nPING\r\n");
     client.expect("-ERR 'Invalid Publish Subject'\r\n-ERR 'Invalid Subject'\r\nPONG\r\n");
-    // What came before the fault is accepted.
+    // Everything that came before the fault is accepted.
     let mut other = connect(&daemon);
     other.send("SUB a 1\r\n");
     other.flush();

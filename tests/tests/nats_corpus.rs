@@ -133,7 +133,7 @@ impl CorpusConnection {
         }
     }
 
-    /// What is wrong, if the answer is another one.
+    /// The fault, if the answer is another one.
     fn meet(&mut self, outcome: &Outcome) -> Result<(), String> {
         let (expected, mut found) = (bytes(&outcome.answer), Vec::new());
         while found.len() < expected.len() && expected.starts_with(&found) {

@@ -8,7 +8,7 @@ use ipcd_conformance::authority::Authority;
 use ipcd_tests::{CtlCommand, Daemon, DaemonSetup, PATIENCE, eventually, private_dir};
 use tempfile::TempDir;
 
-/// What a page in a browser sends over a WebSocket and gets.
+/// The bytes that a page in a browser sends over a WebSocket and gets.
 struct Page(TcpStream);
 
 impl Page {

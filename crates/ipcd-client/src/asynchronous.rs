@@ -73,13 +73,13 @@ pub use streams::{Replies, Subscription};
 /// received message is lost, a subscription or request whose caller has gone ends. The client stays
 /// usable.
 ///
-/// When the last clone and the last stream are dropped, the task writes what is buffered and says
+/// After the last clone and the last stream are dropped, the task writes what is buffered and says
 /// goodbye, for at most [`Options::timeout`]. Errors are then lost: [`AsyncClient::close`] reports
 /// them.
 #[derive(Clone)]
 pub struct AsyncClient(Arc<Handle>);
 
-/// What clones and streams share. Its end is the end of the client.
+/// The state that clones and streams share. Its end is the end of the client.
 struct Handle(Arc<Shared>);
 
 impl Drop for Handle {

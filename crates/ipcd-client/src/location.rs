@@ -1,4 +1,4 @@
-//! Where the daemon is, if the program does not say: the same place as for `ipcctl`.
+//! The place of the daemon, if the program does not say: the same place as for `ipcctl`.
 
 use ipcd_transport::Endpoint;
 use ipcd_transports::{DEFAULT_VIA, TOKEN_FILE, VIA_VAR, find_runtime_dir, resolve};

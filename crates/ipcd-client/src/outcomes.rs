@@ -14,7 +14,7 @@ use crate::message::Message;
 use crate::pending::{PendingKind, PendingTable};
 use crate::{Error, Result};
 
-/// What has come of a frame whose outcome a caller waits for.
+/// The outcome of a frame whose outcome a caller waits for.
 #[derive(Default)]
 struct PendingCall {
     answers: Vec<Answer>,

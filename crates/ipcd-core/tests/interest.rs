@@ -1,4 +1,4 @@
-//! What adapters of other protocols need: an ERROR without subscribers, subscriptions that end after
+//! Features for adapters of other protocols: an ERROR without subscribers, subscriptions that end after
 //! some messages, and reply subjects that a receiver may use.
 
 use std::time::Instant;

@@ -4,7 +4,7 @@
 //!  0  u32  length of the frame, this field included
 //!  4  u8   kind
 //!  5  u8   flags: 1 = more of the same answer follows, 2 = RECEIPT requested, 4 = a request,
-//!          8 = an ERROR is wanted if nobody subscribes, 16 = the reply subject may be published to
+//!          8 = an ERROR is wanted if no peer subscribes, 16 = the reply subject may be published to
 //!  6  u8   length of the subject
 //!  7  u8   length of the reply subject
 //!  8  u16  length of the headers

@@ -1,4 +1,4 @@
-//! What stands between the channel of a peer that does not send frames, and the router.
+//! Adapters between the channels of peers that do not send frames, and the router.
 
 use crate::codec_adapter::CodecAdapter;
 use crate::nats::NatsAdapter;

@@ -146,7 +146,7 @@ pub struct Limits {
     pub outbox: ByteCount,
 }
 
-/// What a peer can prove, and its name.
+/// The proofs of a peer, and its name.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(try_from = "TokenText", into = "TokenText")]
 pub struct TokenFile {
@@ -156,7 +156,7 @@ pub struct TokenFile {
     pub proof: TokenProof,
 }
 
-/// What a peer proves.
+/// A proof of a peer.
 #[derive(Clone, Debug)]
 pub enum TokenProof {
     /// That it has the secret in this file.

@@ -182,7 +182,7 @@ pub(crate) struct GonePeer {
     pub(crate) end: PeerEnd,
 }
 
-/// How a peer's session has ended.
+/// The kind of end of a peer's session.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum PeerEnd {
     /// The peer went by itself.

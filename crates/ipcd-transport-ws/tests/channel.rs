@@ -93,7 +93,7 @@ impl Page {
         (header[0] & 0x0f, payload)
     }
 
-    /// What comes to the end of the stream.
+    /// The events until the end of the stream.
     fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         self.0.read_to_end(&mut rest).unwrap();

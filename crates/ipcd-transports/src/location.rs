@@ -1,4 +1,4 @@
-//! Where a daemon is found if nothing says so: its runtime directory, and the names of files and
+//! The place of a daemon if nothing says so: its runtime directory, and the names of files and
 //! variables. The daemon, `ipcctl` and the client library all look here.
 
 use std::os::unix::fs::MetadataExt;

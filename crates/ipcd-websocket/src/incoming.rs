@@ -1,4 +1,4 @@
-//! What a peer sends, in frames: the payloads of its messages, and its control frames.
+//! The input of a peer, in frames: the payloads of its messages, and its control frames.
 
 use ipcd_transport::ReadBuffer;
 use serde::{Deserialize, Serialize};
@@ -181,7 +181,7 @@ mod tests {
         bytes
     }
 
-    /// What comes of these bytes in pieces of this size.
+    /// The result of these bytes in pieces of this size.
     fn receive(bytes: &[u8], size: usize) -> (Result<(), &'static str>, Vec<u8>, IncomingFrames) {
         let (mut frames, mut into) = (IncomingFrames::new(true), ReadBuffer::new(0, 1 << 20));
         let outcome = bytes.chunks(size).try_for_each(|piece| frames.receive(piece, &mut into));

@@ -1,4 +1,4 @@
-//! What is sent to a peer: the frame of the caller's bytes that is under way, and what is our own.
+//! The output for a peer: the frame of the caller's bytes that is under way, and what is our own.
 //!
 //! The caller's bytes stay with the caller until the stream below has taken them. What is kept here is
 //! the header of their frame, and how much of it is done: the rest is encoded anew each time.

@@ -18,7 +18,7 @@ pub(crate) const NONCE_BYTES: usize = 16;
 pub(crate) const VERSION: &str = "13";
 /// The name of the protocol inside, for peers that speak frames of ipcd.
 pub(crate) const SUBPROTOCOL: &str = "ipcd.1";
-/// What follows the key in the bytes of which the answer has the hash (§1.3).
+/// The text that follows the key in the bytes of which the answer has the hash (§1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Bytes of a peer's that a line of the log shows.
 const SHOWN: usize = 100;
@@ -50,7 +50,7 @@ pub(crate) struct Refusal {
     status: u16,
     /// The reason, for the peer.
     reason: &'static str,
-    /// What the log shows beside it.
+    /// The text that the log shows beside it.
     detail: Option<String>,
 }
 

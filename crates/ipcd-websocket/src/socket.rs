@@ -33,7 +33,7 @@ pub(crate) struct WebSocket {
     is_client: bool,
     /// Whether the peer knows nothing of frames of ipcd.
     is_raw: bool,
-    /// What came behind the answer to a client's request, and was not read yet.
+    /// The bytes that came behind the answer to a client's request, and was not read yet.
     early: Vec<u8>,
     incoming: IncomingFrames,
     pub(crate) own: OwnBytes,

@@ -13,7 +13,7 @@ pub(crate) struct Workshop {
     pub(crate) root: PathBuf,
     /// Cargo's target directory.
     pub(crate) target: PathBuf,
-    /// What is handed out.
+    /// The things that are handed out.
     pub(crate) dist: PathBuf,
     strict: bool,
     skipped: Vec<String>,

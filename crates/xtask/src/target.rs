@@ -22,7 +22,7 @@ pub(crate) const STATIC: [Target; 2] =
 /// The code is also checked for these.
 pub(crate) const OTHERS: [Target; 2] = [
     whole("aarch64-unknown-linux-gnu"),
-    // What asks no system: the client needs calls of Linux below it, such as openat2 and SO_PEERCRED.
+    // These crates ask no system: the client needs calls of Linux below it, such as openat2 and SO_PEERCRED.
     Target { triple: "aarch64-apple-darwin", packages: &["ipcd-proto", "ipcd-core"] },
 ];
 

@@ -38,13 +38,13 @@ impl DaemonView {
         Self { options: reaching_options(words), word: word.unwrap_or_default() }
     }
 
-    /// What `recv` and `serve` may subscribe to: the filters of others.
+    /// The subjects that `recv` and `serve` may subscribe to: the filters of others.
     pub(super) fn filters(&self) -> Vec<CompletionCandidate> {
         let filters = self.subscriptions().into_iter().map(|found| found.filter);
         unique(filters).into_iter().map(CompletionCandidate::new).collect()
     }
 
-    /// What `send` may publish on: the filters of others, up to their first wildcard; after an `@`,
+    /// The subjects that `send` may publish on: the filters of others, up to their first wildcard; after an `@`,
     /// peers.
     pub(super) fn subjects(&self) -> Vec<CompletionCandidate> {
         if self.word.starts_with('@') {

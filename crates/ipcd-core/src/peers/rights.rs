@@ -37,7 +37,7 @@ pub(crate) fn denied(what: &str) -> Failure {
     (RefusalCode::Denied, format!("{before}{what}{behind}"))
 }
 
-/// What a peer was denied, as the text of the denial says: for peers of other protocols, which have
+/// The denial of a peer, as the text of the denial says: for peers of other protocols, which have
 /// words of their own for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DeniedUse<'a> {

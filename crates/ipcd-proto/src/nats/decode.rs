@@ -279,7 +279,7 @@ mod tests {
 
     const LARGEST: usize = 64;
 
-    /// What a stream says, in words; the error is last.
+    /// The items of a stream, in words; the error is last.
     fn said(bytes: &[u8]) -> Vec<String> {
         let (mut rest, mut found) = (bytes, Vec::new());
         loop {

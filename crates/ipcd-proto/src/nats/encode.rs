@@ -99,7 +99,7 @@ impl NatsWriter<'_> {
         }
     }
 
-    /// Appends the answer to a request that nobody is subscribed to.
+    /// Appends the answer to a request without a subscriber.
     pub fn no_responders(&mut self, reply: &[u8], sid: &[u8], subject: &[u8]) {
         let headers = [b"NATS/1.0 503\r\nNats-Subject: ", subject, b"\r\n\r\n"].concat();
         let message = NatsMessage { subject: reply, sid, reply: &[], payload: &[] };

@@ -12,7 +12,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Sources that are remembered.
 const MOST: usize = 1024;
 
-/// How long strikes count, and how long the pauses are.
+/// The times for which strikes count, and the lengths of the pauses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StrikePolicy {
     /// A source without a strike for this time begins anew. The time of a pause does not count.

@@ -11,7 +11,7 @@ use crate::nats::{NatsProfile, SlowClients};
 use crate::staged_bytes::StagedBytes;
 use crate::worker::NatsFacts;
 
-/// What is known of a client's channel.
+/// The known facts about a client's channel.
 pub(crate) struct NatsChannel {
     /// The address of the listener, for INFO.
     pub(crate) host: String,
@@ -152,7 +152,7 @@ impl NatsAdapter {
         self.profile.slow == SlowClients::Disconnect
     }
 
-    /// What decides about the client beside its credentials.
+    /// The facts that decide about the client beside its credentials.
     pub(crate) fn facts(&self, is_certified: bool) -> NatsFacts {
         NatsFacts::new(&self.profile, &self.channel, is_certified)
     }

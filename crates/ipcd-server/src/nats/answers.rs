@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-/// What a client gets for an operation.
+/// The answer to an operation of a client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum AnswerText {
     /// Nothing: later answers wait for it.

@@ -1,4 +1,4 @@
-//! Who a client says it is. The router decides whether that is true; only a signature is checked
+//! The identity that a client claims. The router decides whether that is true; only a signature is checked
 //! here.
 
 use base64::Engine as _;
@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use ipcd_proto::nats::{ConnectOptions, Nkey};
 use ring::signature::{ED25519, UnparsedPublicKey};
 
-/// What a client has shown.
+/// The credentials that a client has shown.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum Credentials<'a> {
     /// Nothing.

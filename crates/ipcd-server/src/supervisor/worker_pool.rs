@@ -404,7 +404,7 @@ fn met_worker(event: &DirectoryEvent) -> Option<(u32, u32)> {
 
 /// Makes the memory for the table of interests, which only the supervisor can write.
 fn interest_memory(slots: usize) -> Result<InterestMemory, Error> {
-    // A single worker asks nobody for its routes.
+    // A single worker knows all routes itself.
     let words = if slots > 1 { INTEREST_WORDS } else { FEW_WORDS };
     let (writer, readers) = SealedWords::new(c"ipcd-interests", words)
         .map_err(|error| Error::system("map memory for interests", error))?;

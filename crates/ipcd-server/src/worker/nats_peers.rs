@@ -159,12 +159,12 @@ impl Worker {
     }
 }
 
-/// What decides about a client beside its credentials.
+/// The facts that decide about a client beside its credentials.
 pub(crate) struct NatsFacts {
     requires_proof: bool,
     /// Whether the client has shown a certificate.
     is_certified: bool,
-    /// Whether nobody else can read its secret.
+    /// Whether no other party can read its secret.
     is_private: bool,
     nonce: String,
 }

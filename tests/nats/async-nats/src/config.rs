@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// What a configuration asks for.
+/// The wishes of a configuration.
 #[derive(Debug, Default)]
 pub(crate) struct ServerConfig {
     pub(crate) max_payload: Option<String>,

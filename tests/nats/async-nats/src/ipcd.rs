@@ -1,4 +1,4 @@
-//! How ipcd is started: its options from nats-server's configuration.
+//! The start of ipcd: its options from nats-server's configuration.
 
 use std::env;
 use std::fs::{self, DirBuilder, Permissions};

@@ -1,4 +1,4 @@
-//! What async-nats' own tests expect of their helper crate `nats-server`, which is not published:
+//! The interface that async-nats' own tests expect of their helper crate `nats-server`, which is not published:
 //! servers of their own, each with a configuration in the words of nats-server.
 //!
 //! `NATS_TEST_SERVER` is the program to test: an `ipcd`, or a `nats-server` to check the tests

@@ -1,4 +1,4 @@
-//! How nats-server is started: it reads its configuration itself.
+//! The start of nats-server: it reads its configuration itself.
 
 use std::path::Path;
 use std::process::Command;
